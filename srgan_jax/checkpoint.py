@@ -1,0 +1,133 @@
+"""Checkpoints: a thin layer over Orbax that also notices damage."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from srgan_jax.errors import UserError, first_line
+from srgan_jax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`, named by their step number.
+
+    Saving is asynchronous and atomic. Each holds a digest of its arrays, because a flipped bit
+    on disk otherwise comes back as a number.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int):
+        """`keep` is how many of the latest stay."""
+        self._directory = pathlib.Path(directory).absolute()
+        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        try:
+            return ocp.CheckpointManager(self._directory, options=self._options)
+        except OSError as error:
+            raise UserError(f"{self._directory}: cannot be used ({first_line(error)})") from error
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begin to write a checkpoint. Raises: UserError where this or the last one cannot be."""
+        host = jax.device_get(state)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host),
+                    meta=ocp.args.JsonSave({"sha256": digest(host)}),
+                ),
+            )
+        except Exception as error:  # Orbax passes on whatever its storage raised
+            raise self._cannot_write(error) from error
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def wait(self) -> None:
+        """Return when everything is on disk. Raises: UserError where it cannot be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._cannot_write(error) from error
+
+    def close(self) -> None:
+        """Wait, and let go of the directory."""
+        self.wait()
+        self._manager.close()
+
+    def restore_latest(self, template: Callable[[int], TrainState]) -> TrainState | None:
+        """The newest whole checkpoint, or None where there is none at all.
+
+        A damaged one is moved to `damaged/` beside the checkpoints, with a warning, and the one
+        before it is tried.
+
+        Args:
+          template: from a step number to the abstract state saved at it
+            (`jax.ShapeDtypeStruct`s with shardings).
+        Raises: UserError where there are checkpoints but every one is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return self._restore(step, template(step))
+            except Exception as error:  # whatever a damaged file leads Orbax into
+                moved = self._set_aside(step)
+                logging.warning(
+                    "checkpoint %d is damaged (%s): moved to %s", step, first_line(error), moved
+                )
+        if steps:
+            raise UserError(
+                f"{self._directory}: every checkpoint is damaged (now below"
+                f" {self._damaged}): start in a new --workdir"
+            )
+        return None
+
+    def _restore(self, step: int, template: TrainState) -> TrainState:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
+            ),
+        )
+        if digest(jax.device_get(restored.state)) != restored.meta["sha256"]:
+            raise ValueError("its arrays are not those that were saved")
+        return restored.state
+
+    @property
+    def _damaged(self) -> pathlib.Path:
+        return self._directory.parent / "damaged"
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        self._manager.close()
+        self._damaged.mkdir(exist_ok=True)
+        target = self._damaged / str(step)
+        for again in range(1, 1000):
+            if not target.exists():
+                break
+            target = self._damaged / f"{step}.{again}"
+        os.rename(self._directory / str(step), target)
+        self._manager = self._open()
+        return target
+
+    def _cannot_write(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self._directory}: checkpoint cannot be written ({first_line(error)}): free space"
+            " or mend permissions, and run the same command again"
+        )
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the bytes of all leaves of a tree of host arrays, in order."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        sha.update(np.ascontiguousarray(leaf).data)
+    return sha.hexdigest()

@@ -1,0 +1,228 @@
+"""The configuration: every key with the paper's value, its checks, and lengths in steps.
+
+`configs/*.py` start from `paper()` and say how a run differs.
+"""
+
+import json
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from srgan_jax.errors import UserError
+from srgan_jax.models import vgg
+
+
+def paper() -> ConfigDict:
+    """SRGAN-VGG54 as the paper trains it; see method.md's tables for the sources."""
+    c = ConfigDict()
+    c.seed = 0
+    c.parallel = "jit"  # "jit": one program over a mesh of the devices; "pmap": one a device
+
+    c.data = ConfigDict()
+    c.data.source = "tfds"  # "builtin", "folder" or "tfds"
+    c.data.path = ""  # the folder; for tfds its data_dir ("" is tfds' own default)
+    c.data.dataset = "div2k"  # for tfds
+    c.data.batch_size = 16
+    c.data.crop = 96  # side of the HR crops; the LR crops are `generator.scale` times smaller
+    c.data.damaged = "stop"  # at files that cannot be read: "stop", or "skip" them
+    c.data.degradation = "bicubic"  # "bicubic" (MATLAB's), or "gaussian" blur and subsampling
+    c.data.blur_sigma = 1.6  # of "gaussian", in HR pixels
+
+    c.generator = ConfigDict()  # see models/generator.py
+    c.generator.scale = 4
+    c.generator.blocks = 16
+    c.generator.channels = 64
+    c.generator.norm = "batch"  # "batch" or "none"
+    c.generator.prelu = "shared"  # "shared" or "channel"
+    c.generator.output = "linear"  # "linear" or "tanh"
+    c.generator.base = "none"  # "none" or "bicubic"
+    c.generator.icnr = False
+
+    c.discriminator = ConfigDict()  # see models/discriminator.py
+    c.discriminator.channels = 64
+    c.discriminator.dense = 1024
+    c.discriminator.slope = 0.2
+    c.discriminator.head = "flatten"  # "flatten" or "pool"
+
+    c.vgg = ConfigDict()
+    c.vgg.path = ""  # VGG19's weights; needed where a content loss has a `vgg` weight
+    c.vgg.layers = ("relu5_4",)  # compared in the content loss: `conv` before ReLU, `relu` after
+    c.vgg.layer_weights = (1.0,)  # one for each of `layers`
+    c.vgg.feature_scale = 1 / 12.75  # on the features, so about 0.006 on the loss
+    c.vgg.channels = "sum"  # over the features' channels: "sum" or "mean"
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 1e-4  # of both phases, unless a phase has its own
+    c.optim.beta1 = 0.9
+    c.optim.beta2 = 0.999
+    c.optim.epsilon = 1e-8
+    c.ema_decay = 0.0  # moving average of the generator's parameters and statistics; 0: none
+    c.init_from = ""  # a generator's .safetensors to start from; "": random
+
+    c.pretrain = _phase(c, steps=1_000_000)
+    c.pretrain.content = ConfigDict({"pixel": 1.0, "vgg": 0.0, "tv": 0.0})  # weights of terms
+
+    c.gan = _phase(c, steps=200_000)
+    c.gan.schedule = "step"
+    c.gan.content = ConfigDict({"pixel": 0.0, "vgg": 1.0, "tv": 0.0})
+    c.gan.adversarial = "nonsaturating"  # or "saturating", "linear", "lsgan"
+    c.gan.adversarial_weight = 1e-3
+    c.gan.discriminator_updates = 1  # k, for each update of the generator
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 5_000
+    c.checkpoint.keep = 3  # the latest so many
+
+    c.log = ConfigDict()
+    c.log.every_steps = 100
+
+    c.eval = ConfigDict()
+    c.eval.source = "builtin"  # as data.source; the built-in set has one held-out photograph
+    c.eval.path = ""
+    c.eval.dataset = "div2k"
+    c.eval.every_steps = 5_000
+    return c
+
+
+def _phase(c: ConfigDict, steps: int) -> ConfigDict:
+    """Length and schedule of one phase. The length is one of steps, epochs and examples."""
+    phase = ConfigDict()
+    phase.steps = config_dict.placeholder(int)
+    phase.epochs = config_dict.placeholder(float)
+    phase.examples = config_dict.placeholder(int)
+    phase.steps = steps
+    phase.learning_rate = c.optim.get_ref("learning_rate")
+    phase.schedule = "constant"  # "constant", "step" or "cosine"
+    phase.decay_at = 0.5  # "step": at this fraction of the phase
+    phase.decay_factor = 0.1  # "step": times this; "cosine": down to this times the rate
+    phase.warmup_steps = 0
+    return phase
+
+
+LENGTHS = ("steps", "epochs", "examples")
+PHASES = ("pretrain", "gan")
+
+_CHOICES = {
+    "parallel": ("jit", "pmap"),
+    "data.source": ("builtin", "folder", "tfds"),
+    "data.damaged": ("stop", "skip"),
+    "data.degradation": ("bicubic", "gaussian"),
+    "generator.scale": (2, 4, 8),
+    "generator.norm": ("batch", "none"),
+    "generator.prelu": ("shared", "channel"),
+    "generator.output": ("linear", "tanh"),
+    "generator.base": ("none", "bicubic"),
+    "discriminator.head": ("flatten", "pool"),
+    "vgg.channels": ("sum", "mean"),
+    "pretrain.schedule": ("constant", "step", "cosine"),
+    "gan.schedule": ("constant", "step", "cosine"),
+    "gan.adversarial": ("nonsaturating", "saturating", "linear", "lsgan"),
+    "eval.source": ("builtin", "folder", "tfds"),
+}
+
+_AT_LEAST = {
+    "seed": 0,
+    "data.batch_size": 1,
+    "data.crop": 1,
+    "generator.blocks": 1,
+    "generator.channels": 1,
+    "discriminator.channels": 1,
+    "discriminator.dense": 1,
+    "gan.discriminator_updates": 1,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": 1,
+    "log.every_steps": 1,
+    "eval.every_steps": 1,
+    "pretrain.warmup_steps": 0,
+    "gan.warmup_steps": 0,
+}
+
+
+def set_length(phase: ConfigDict, unit: str) -> None:
+    """Make `unit` the one length of a phase: the others become None."""
+    for other in LENGTHS:
+        if other != unit:
+            phase[other] = None
+
+
+def prefer_overrides(config: ConfigDict, overrides: dict[str, Any]) -> None:
+    """Let a length given on the command line replace one that the config file gives.
+
+    `overrides` are the keys given there, such as "gan.epochs". Two lengths of one phase given
+    there are left both, for `validate` to refuse.
+    """
+    for name in PHASES:
+        given = [unit for unit in LENGTHS if f"{name}.{unit}" in overrides]
+        if len(given) == 1:
+            set_length(config[name], given[0])
+
+
+def steps_of(config: ConfigDict, name: str, steps_per_epoch: float) -> int:
+    """The length of a phase in steps, whole, for a set that has so many steps an epoch."""
+    phase = config[name]
+    if phase.epochs is not None:
+        return round(phase.epochs * steps_per_epoch)
+    if phase.examples is not None:
+        return -(-phase.examples // config.data.batch_size)
+    return phase.steps
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse values that cannot be meant, naming the key. Raises: UserError."""
+
+    def value(key: str) -> Any:
+        node = config
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    def require(condition: bool, key: str, must: str) -> None:
+        if not condition:
+            raise UserError(f"config.{key}={value(key)!r}: must be {must}")
+
+    for key, choices in _CHOICES.items():
+        require(value(key) in choices, key, "one of " + ", ".join(map(repr, choices)))
+    for key, least in _AT_LEAST.items():
+        require(value(key) >= least, key, f"at least {least}")
+    for key in ("optim.learning_rate", "pretrain.learning_rate", "gan.learning_rate"):
+        require(value(key) > 0, key, "above 0")
+    require(0 <= config.ema_decay < 1, "ema_decay", "from 0 to below 1")
+    require(config.data.blur_sigma > 0, "data.blur_sigma", "above 0")
+    scale = config.generator.scale
+    require(config.data.crop % scale == 0, "data.crop", f"a multiple of generator.scale={scale}")
+    if config.generator.base == "bicubic":
+        require(config.generator.output == "linear", "generator.output", "'linear' on a base")
+    for name in PHASES:
+        given = [unit for unit in LENGTHS if config[name][unit] is not None]
+        if len(given) != 1:
+            had = " and ".join(f"{unit}={config[name][unit]}" for unit in given) or "none"
+            raise UserError(f"config.{name}: give one of {', '.join(LENGTHS)}, not {had}")
+        require(config[name][given[0]] >= 0, f"{name}.{given[0]}", "at least 0")
+        content = config[name].content
+        require(any(content.values()), f"{name}.content", "of at least one weight above 0")
+        for term in content:
+            require(content[term] >= 0, f"{name}.content.{term}", "at least 0")
+    layers = config.vgg.layers
+    require(len(layers) > 0, "vgg.layers", "at least one name")
+    for layer in layers:
+        known = f"of names {vgg.LAYERS[0]}, {vgg.LAYERS[1]}, ... {vgg.LAYERS[-1]}"
+        require(layer in vgg.LAYERS, "vgg.layers", known)
+    same = f"as many numbers as there are layers ({len(layers)})"
+    require(len(config.vgg.layer_weights) == len(layers), "vgg.layer_weights", same)
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values, references resolved."""
+    return json.loads(config.to_json())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys that two JSON configs do not share or differ in, as `key: old -> new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key, "absent"), new.get(key, "absent")
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines

@@ -1,0 +1,15 @@
+"""The one exception that a user sees as a line, not as a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can mend: bad config, bad file, missing data, full disk.
+
+    The message is one line, names the file or the config key, and says what to do.
+    `main` prints it and exits with status 2.
+    """
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's text, or its type where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,92 @@
+"""Image files in and out: the one reader and the one writer."""
+
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from srgan_jax.errors import UserError, first_line
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+# How a picture that is not 8-bit RGB becomes so, by Pillow's mode.
+_CONVERSIONS = {
+    "RGB": "",
+    "L": "gray, repeated in three channels",
+    "1": "1-bit, repeated in three channels",
+    "LA": "gray with alpha, alpha dropped",
+    "La": "gray with alpha, alpha dropped",
+    "RGBA": "alpha dropped",
+    "RGBa": "alpha dropped",
+    "RGBX": "fourth channel dropped",
+    "P": "palette, resolved",
+    "PA": "palette, resolved, alpha dropped",
+    "CMYK": "CMYK, converted to RGB",
+    "YCbCr": "YCbCr, converted to RGB",
+    "LAB": "LAB, converted to RGB",
+    "HSV": "HSV, converted to RGB",
+    "I": "16-bit gray, reduced to 8",
+    "I;16": "16-bit gray, reduced to 8",
+    "I;16B": "16-bit gray, reduced to 8",
+    "I;16L": "16-bit gray, reduced to 8",
+    "I;16N": "16-bit gray, reduced to 8",
+}
+
+
+def find(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Every image file below a folder, by its suffix, in sorted order."""
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
+    """Read one image as 8-bit RGB, turned as its EXIF orientation says.
+
+    Returns: uint8 [H, W, 3], and what was converted, "" for a picture that was 8-bit RGB.
+    Raises: UserError, naming the file, where it is not a whole, readable image.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A picture is refused at twice Pillow's limit; between, it is merely large.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Kept quiet: Pillow's remarks on metadata that decoding does not need.
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(path) as image:
+                image.load()
+                return to_rgb(ImageOps.exif_transpose(image))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+
+
+def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
+    """A Pillow image as uint8 RGB [H, W, 3], and what was converted."""
+    if image.mode not in _CONVERSIONS:
+        raise UserError(f"Pillow mode {image.mode!r} is not supported: convert it to 8-bit RGB")
+    note = _CONVERSIONS[image.mode]
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise UserError("32-bit integer levels are not supported: convert it to 8-bit RGB")
+        gray = ((deep * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2), note
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # a palette's transparency is no colour
+    return np.asarray(image.convert("RGB")), note
+
+
+def write(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] aside and rename, so that no half file has the final name."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        Image.fromarray(pixels).save(aside)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({first_line(error)})") from error

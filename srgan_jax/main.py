@@ -1,0 +1,86 @@
+"""`python -m srgan_jax.main --config=configs/quickstart.py --workdir=runs/quickstart`."""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from srgan_jax import config as config_lib
+from srgan_jax.errors import UserError, first_line
+from srgan_jax.workdir import Workdir
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's config.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made where it is not there.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval"],
+    "train: train both phases and evaluate, or continue doing so; eval: measure the generators"
+    " that a run exported on the pictures of config.eval.",
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Check the flags and start what --mode says."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE")
+    config = checked_config()
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing: give a folder, such as --workdir=runs/first")
+    workdir = Workdir(WORKDIR.value)
+
+    # Imported here, so that a mistyped flag is answered at once.
+    from srgan_jax.evaluate import Evaluator, evaluate_workdir
+    from srgan_jax.train import train
+
+    if MODE.value == "train":
+        train(config, workdir)
+    else:
+        evaluate_workdir(workdir, Evaluator.from_config(config))
+
+
+def checked_config() -> ConfigDict:
+    """The config with the command line's values. Raises: UserError."""
+    config = CONFIG.value
+    if config is None:
+        raise UserError("--config is missing: give a file, such as --config=configs/srgan.py")
+    try:
+        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        config_lib.prefer_overrides(config, overrides)
+        config_lib.validate(config)
+    except OSError as error:  # ml_collections' way to say that the file did not load
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"--config: the file cannot be loaded ({reason})") from error
+    return config
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with what a config file or key can do wrong as one line."""
+    try:
+        return flags.FLAGS(argv, known_only=False)
+    except flags.Error as error:
+        raise UserError(first_line(error)) from error
+    except (AttributeError, KeyError) as error:
+        cause: BaseException | str = error
+        while isinstance(cause, BaseException):  # an AttributeError may hold a KeyError
+            cause = cause.args[0]
+        reason = " ".join(cause.splitlines())  # such as: 'gna'\nDid you mean "gan" ...?
+        raise UserError(f"--config has no such key: {reason}") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"--config: {first_line(error)}") from error
+
+
+def run() -> None:
+    """The command: exit status 0, or 2 with one line."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"srgan_jax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

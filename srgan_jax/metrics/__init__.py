@@ -1,0 +1,1 @@
+"""Image metrics, one a file, and the conventions that papers print them in."""

@@ -1,0 +1,98 @@
+"""From the config to what training is made of: modules, losses, optimizers, VGG19."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from srgan_jax import losses, optim
+from srgan_jax.convert.vgg19 import load_vgg19
+from srgan_jax.data.degradation import Degradation
+from srgan_jax.models.discriminator import Discriminator
+from srgan_jax.models.generator import Generator
+from srgan_jax.models.vgg import VGG19
+from srgan_jax.state import Params
+from srgan_jax.steps import GanRecipe, Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a run: the updates from `start` to before `stop`, and what they do."""
+
+    name: str  # "pretrain" or "gan"
+    network: str  # what its result is called: "srresnet" or "srgan"
+    start: int
+    stop: int
+    recipe: Recipe
+    vgg_params: Params
+
+
+def degradation(config: ConfigDict) -> Degradation:
+    """How this config makes LR images, in training and evaluation alike."""
+    return Degradation(config.generator.scale, config.data.degradation, config.data.blur_sigma)
+
+
+def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list[Phase]:
+    """Both phases, of which either may have no steps.
+
+    Raises: UserError where a phase needs VGG19 weights that are not there.
+    """
+    generator = Generator(**config.generator)
+    discriminator = Discriminator(**config.discriminator)
+    vgg: VGG19 | None = None
+    vgg_params: Params = {}
+    lengths = {"pretrain": pretrain_steps, "gan": gan_steps}
+    if any(config[name].content.vgg for name, steps in lengths.items() if steps):
+        vgg, vgg_params = load_vgg19(config.vgg.path, tuple(config.vgg.layers))
+
+    phases, start = [], 0
+    for name, steps in lengths.items():
+        phase = config[name]
+        is_gan = name == "gan"
+        tx = optim.adam(
+            optim.Schedule(
+                learning_rate=phase.learning_rate,
+                kind=phase.schedule,
+                decay_at=phase.decay_at,
+                decay_factor=phase.decay_factor,
+                warmup_steps=phase.warmup_steps,
+            ).make(steps),
+            beta1=config.optim.beta1,
+            beta2=config.optim.beta2,
+            epsilon=config.optim.epsilon,
+        )
+        content = losses.ContentLoss(
+            **phase.content,
+            layers=tuple(zip(config.vgg.layers, config.vgg.layer_weights, strict=True)),
+            feature_scale=config.vgg.feature_scale,
+            channels=config.vgg.channels,
+        )
+        recipe = Recipe(
+            generator=generator,
+            generator_tx=tx,
+            content=content,
+            degradation=degradation(config),
+            vgg=vgg if content.vgg else None,
+            ema_decay=config.ema_decay,
+        )
+        if is_gan:
+            recipe = GanRecipe(
+                **vars(recipe),
+                discriminator=discriminator,
+                discriminator_tx=tx,
+                adversarial=losses.AdversarialLoss(
+                    config.gan.adversarial, config.gan.adversarial_weight
+                ),
+                discriminator_updates=config.gan.discriminator_updates,
+            )
+        phases.append(
+            Phase(
+                name=name,
+                network="srgan" if is_gan else "srresnet",
+                start=start,
+                stop=start + steps,
+                recipe=recipe,
+                vgg_params=vgg_params if content.vgg else {},
+            )
+        )
+        start += steps
+    return phases

@@ -1,0 +1,132 @@
+"""Resampling as MATLAB's `imresize` does it, and Gaussian blur with subsampling.
+
+Both are separable linear filters, so each is one matrix for the rows and one for the
+columns. The matrices are made in float64 on the host from static sizes; the products run on
+the device. Borders mirror with the edge pixel repeated, which is folded into the matrices.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srgan_jax import ranges
+
+Kernel = Callable[[np.ndarray], np.ndarray]
+
+
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel with a = -0.5, support [-2, 2]."""
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1.0
+    far = -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0
+    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
+
+
+def _resampling_matrix(
+    in_size: int, out_size: int, scale: Fraction, kernel: Kernel, support: float
+) -> np.ndarray:
+    """The matrix [out_size, in_size], float64, whose rows hold normalised filter taps.
+
+    Output sample i lies over the input coordinate (i + 0.5) / scale - 0.5, so that the
+    centres of the first and last pixels keep their places. `kernel` is a function of the
+    distance in input pixels and vanishes beyond `support`.
+    """
+    centers = (np.arange(out_size) + 0.5) / float(scale) - 0.5
+    taps = math.ceil(2 * support) + 2
+    indices = np.floor(centers - support).astype(np.int64)[:, None] + np.arange(taps)
+    weights = kernel(centers[:, None] - indices)
+    weights /= weights.sum(axis=1, keepdims=True)
+    period = np.concatenate([np.arange(in_size), np.arange(in_size)[::-1]])
+    mirrored = period[indices % (2 * in_size)]
+    matrix = np.zeros((out_size, in_size))
+    np.add.at(matrix, (np.arange(out_size)[:, None], mirrored), weights)
+    return matrix
+
+
+@functools.lru_cache(maxsize=256)
+def bicubic_matrix(in_size: int, scale: Fraction) -> np.ndarray:
+    """One axis of MATLAB's bicubic `imresize`: float64 [ceil(in_size * scale), in_size].
+
+    When shrinking, the kernel is widened by 1 / scale (MATLAB's antialiasing).
+    """
+    shrink = min(float(scale), 1.0)
+    out_size = math.ceil(in_size * scale)
+    return _resampling_matrix(
+        in_size, out_size, scale, lambda x: shrink * cubic(shrink * x), 2.0 / shrink
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def gaussian_matrix(in_size: int, factor: int, sigma: float) -> np.ndarray:
+    """One axis of Gaussian blur followed by taking one sample in `factor`.
+
+    float64 [in_size // factor, in_size]. `sigma` is in input pixels; taps reach 4 sigma. The
+    samples lie at the centres of the blocks of `factor` pixels, as in bicubic shrinking, so
+    that enlarging leaves no shift.
+    """
+    return _resampling_matrix(
+        in_size,
+        in_size // factor,
+        Fraction(1, factor),
+        lambda x: np.exp(-0.5 * (x / sigma) ** 2),
+        4.0 * sigma,
+    )
+
+
+def apply_separable(
+    image: jax.Array, rows: np.ndarray, columns: np.ndarray, *, quantise: bool
+) -> jax.Array:
+    """Filter [..., H, W, C] float pixels with a matrix for the height, then one for the width.
+
+    With `quantise`, the result of each pass is rounded half up and clipped to 0..255, as
+    MATLAB does for uint8 images. Products are in full float32 on every device: taps of
+    x1/2, x1/4, x2, x4 and x8 are multiples of 2**-15, so that for whole-number pixels the
+    sums are exact and ties round alike everywhere.
+    """
+
+    def filter_axis(spec: str, matrix: np.ndarray, x: jax.Array) -> jax.Array:
+        y = jnp.einsum(
+            spec, jnp.asarray(matrix, jnp.float32), x, precision=jax.lax.Precision.HIGHEST
+        )
+        return ranges.round_pixels(y) if quantise else y
+
+    image = filter_axis("oh,...hwc->...owc", rows, image.astype(jnp.float32))
+    return filter_axis("ow,...hwc->...hoc", columns, image)
+
+
+def bicubic(image: jax.Array, scale: Fraction | int, *, quantise: bool) -> jax.Array:
+    """MATLAB's `imresize(image, scale, 'bicubic')` (method.md, "MATLAB's bicubic").
+
+    Args:
+      image: [..., H, W, C]. With `quantise`, pixels in 0..255; otherwise any range.
+      scale: output over input size, exact: `Fraction(1, 4)` or `4`.
+      quantise: round to whole levels after each pass, as for MATLAB's uint8 images.
+
+    Returns: float32 [..., ceil(H * scale), ceil(W * scale), C], same range.
+    """
+    scale = Fraction(scale)
+    height, width = image.shape[-3:-1]
+    return apply_separable(
+        image, bicubic_matrix(height, scale), bicubic_matrix(width, scale), quantise=quantise
+    )
+
+
+def gaussian_downsample(
+    image: jax.Array, factor: int, sigma: float, *, quantise: bool
+) -> jax.Array:
+    """Gaussian blur of `sigma` pixels, then one pixel in `factor` (the paper's text, section 2.1).
+
+    [..., H, W, C] to float32 [..., H // factor, W // factor, C], same range.
+    """
+    height, width = image.shape[-3:-1]
+    return apply_separable(
+        image,
+        gaussian_matrix(height, factor, sigma),
+        gaussian_matrix(width, factor, sigma),
+        quantise=quantise,
+    )

@@ -1,0 +1,273 @@
+"""Training: the order of work, and all of its input and output."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import srgan_jax
+from srgan_jax import config as config_lib
+from srgan_jax import evaluate, recipes, rng, weights
+from srgan_jax.checkpoint import Checkpoints
+from srgan_jax.data import sampling, sources
+from srgan_jax.data.batches import Batches
+from srgan_jax.errors import UserError
+from srgan_jax.evaluate import Evaluator
+from srgan_jax.monitor import Monitor, Progress, duration, say
+from srgan_jax.parallel import Parallel
+from srgan_jax.recipes import Phase
+from srgan_jax.state import (
+    TrainState,
+    best_variables,
+    init_variables,
+    start_gan,
+    start_pretraining,
+)
+from srgan_jax.steps import Batch, GanRecipe, Metrics, gan_step, pretrain_step
+from srgan_jax.workdir import Workdir, source_revision
+
+# Steps that the host may be ahead of the device: enough to keep it busy, few enough that
+# stopping does not wait long.
+AHEAD = 4
+
+# Shown on the console; everything goes to metrics.jsonl and TensorBoard.
+SHOWN = {"pretrain": ("loss",), "gan": ("loss", "d/real", "d/fake")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the phases of one run share."""
+
+    config: ConfigDict
+    workdir: Workdir
+    parallel: Parallel
+    batches: Batches
+    checkpoints: Checkpoints
+    monitor: Monitor
+    evaluator: Evaluator
+    stop_requested: threading.Event
+
+
+def train(config: ConfigDict, workdir: Workdir) -> None:
+    """Train both phases, export both generators, evaluate them.
+
+    Continues from the newest checkpoint of the same run. Raises: UserError.
+    """
+    workdir.check_config(config)
+    if workdir.results.exists():
+        say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
+        say(evaluate.table(evaluate.read_rows(workdir)))
+        return
+    parallel = Parallel(config.parallel)
+    parallel.check_batch(config.data.batch_size)
+
+    pictures = sources.load(
+        source=config.data.source,
+        path=config.data.path,
+        split="train",
+        dataset=config.data.dataset,
+        min_size=config.data.crop,
+        damaged=config.data.damaged,
+        progress=sys.stderr.isatty(),
+    )
+    say(pictures.summary)
+    evaluator = Evaluator.from_config(config)
+    per_epoch = sampling.steps_per_epoch(len(pictures), config.data.batch_size)
+    lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
+    phases = recipes.make_phases(config, *lengths)
+    state = initial_state(config, phases[0])
+
+    workdir.record_start(config)
+    checkpoints = Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep)
+    restored = checkpoints.restore_latest(
+        functools.partial(saved_form, config, phases, parallel, state)
+    )
+    if restored is not None:
+        state = restored
+        say(f"continuing after step {int(state.step)} of {phases[-1].stop}")
+    monitor = Monitor(workdir, start=int(state.step))
+
+    with contextlib.closing(monitor), contextlib.closing(checkpoints), on_signals() as requested:
+        key = rng.stream(config.seed, "crops")
+        batches = Batches(
+            pictures, key=key, batch_size=config.data.batch_size, crop=config.data.crop
+        )
+        run = Run(config, workdir, parallel, batches, checkpoints, monitor, evaluator, requested)
+        state = parallel.replicate(state)
+        for phase in phases:
+            finished = phase.name == "pretrain" and state.discriminator is not None
+            if finished or phase.start == phase.stop:
+                continue
+            if phase.name == "gan" and state.discriminator is None:
+                state = parallel.replicate(enter_gan(config, phase, state))
+            state = run_phase(run, phase, state)
+            if requested.is_set():
+                say(f"stopped after step {int(state.step)}: the same command continues this run")
+                return
+            weights.save_generator(
+                workdir.export(phase.network), phase.recipe.generator, state, story(run, phase)
+            )
+    evaluate.evaluate_workdir(workdir, evaluator)
+
+
+def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:
+    """The state at step 0: random, or from `config.init_from`. Raises: UserError."""
+    recipe = pretraining.recipe
+    if config.init_from:
+        exported = weights.load_generator(config.init_from)
+        if exported.generator != recipe.generator:
+            raise UserError(
+                f"config.init_from={config.init_from} is of another architecture:"
+                f" {exported.generator} instead of {recipe.generator}"
+            )
+        variables = exported.variables
+    else:
+        side = config.data.crop // config.generator.scale
+        key = rng.stream(config.seed, "generator")
+        variables = init_variables(recipe.generator, key, (1, side, side, 3))
+    return start_pretraining(variables, recipe.generator_tx, ema=config.ema_decay > 0)
+
+
+def enter_gan(config: ConfigDict, gan: Phase, state: TrainState) -> TrainState:
+    """From the pre-trained state to the first one of the GAN phase."""
+    recipe = gan.recipe
+    assert isinstance(recipe, GanRecipe)
+    key = rng.stream(config.seed, "discriminator")
+    shape = (1, config.data.crop, config.data.crop, 3)
+    discriminator = init_variables(recipe.discriminator, key, shape)
+    return start_gan(state, recipe.generator_tx, discriminator, recipe.discriminator_tx)
+
+
+def saved_form(
+    config: ConfigDict, phases: list[Phase], parallel: Parallel, initial: TrainState, step: int
+) -> TrainState:
+    """The abstract state that a checkpoint of `step` holds: with D once the GAN phase began."""
+    pretraining, gan = phases
+    if step <= pretraining.stop:
+        form = jax.eval_shape(lambda state: state, initial)
+    else:
+        form = jax.eval_shape(functools.partial(enter_gan, config, gan), initial)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated), form
+    )
+
+
+def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
+    """Run a phase from where the state is to its end, or until a stop is requested."""
+    config, monitor = run.config, run.monitor
+    done = int(state.step)
+    if done == phase.stop:
+        return state
+    parts = phase.recipe.batches_per_step
+    first_batch = phase.start - phase.start * parts  # so that step `start` takes batch `start`
+
+    def batch_of(step: int) -> Batch:
+        return run.parallel.place(run.batches(first_batch + step * parts, parts), parts)
+
+    vgg_params = run.parallel.replicate(phase.vgg_params)
+    before = time.perf_counter()
+    step_fn = gan_step if phase.name == "gan" else pretrain_step
+    program = run.parallel.compile(step_fn, phase.recipe, state, vgg_params, batch_of(done))
+    seconds = time.perf_counter() - before
+    say(f"{phase.name}: {phase.stop - done} steps to go, compiled in {duration(seconds)}")
+    monitor.timing(done, phase.name, {"compile_seconds": seconds})
+
+    progress = Progress(phase.name, phase.start, done, phase.stop, config.data.batch_size)
+    pending: list[tuple[int, Metrics]] = []
+    with contextlib.closing(progress):
+        while done < phase.stop and not run.stop_requested.is_set():
+            state, metrics = program(state, vgg_params, batch_of(done))
+            done += 1
+            pending.append((done, metrics))
+            jax.block_until_ready(pending[-AHEAD:][0])
+
+            log, validate, save = (
+                done % every == 0 or done == phase.stop
+                for every in (
+                    config.log.every_steps,
+                    config.eval.every_steps,
+                    config.checkpoint.every_steps,
+                )
+            )
+            save |= run.stop_requested.is_set()
+            if log or validate or save:
+                values = fetch_finite(run, phase, pending)
+                pending.clear()
+            if log:
+                monitor.metrics(done, phase.name, values)
+                shown = {name: values[name] for name in SHOWN[phase.name]}
+                monitor.timing(done, phase.name, progress.report(done, shown))
+            progress.pause()
+            if validate:
+                scalars, pictures = run.evaluator.validate(
+                    phase.recipe.generator, best_variables(state)
+                )
+                monitor.metrics(done, phase.name, scalars)
+                monitor.pictures(done, pictures)
+            if save:
+                run.checkpoints.save(done, state)
+            progress.resume()
+    return state
+
+
+def fetch_finite(run: Run, phase: Phase, pending: list[tuple[int, Metrics]]) -> dict[str, float]:
+    """The metrics of the last step, after checking those of every step since the last call.
+
+    Raises: UserError, naming the first term that is not finite, and its step.
+    """
+    values: dict[str, float] = {}
+    for step, metrics in jax.device_get(pending):
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                run.checkpoints.wait()
+                kept = run.checkpoints.latest_step()
+                raise UserError(
+                    f"{phase.name}: {name} is {value} at step {step}: stopped; "
+                    + (f"the checkpoint of step {kept} is good" if kept else "no checkpoint yet")
+                    + f"; try a lower --config.{phase.name}.learning_rate in a new --workdir"
+                )
+    return values
+
+
+def story(run: Run, phase: Phase) -> dict[str, Any]:
+    """How a generator was trained, for its metadata."""
+    return {
+        "network": phase.network,
+        "step": phase.stop,
+        "config": config_lib.to_json(run.config),
+        "revision": source_revision(),
+        "version": srgan_jax.__version__,
+    }
+
+
+@contextlib.contextmanager
+def on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second acts as it would without."""
+    requested = threading.Event()
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: FrameType | None) -> None:
+        requested.set()
+        restore()
+
+    for number in former:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        restore()

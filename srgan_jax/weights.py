@@ -1,0 +1,104 @@
+"""A generator as one `.safetensors` file: arrays, architecture, ranges, how it was trained.
+
+Keys are `params/LAYER/NAME` and `batch_stats/LAYER/NAME`, and where a moving average was kept,
+`ema_params/...` and `ema_batch_stats/...`. The header's metadata entry `srgan_jax` is JSON.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from srgan_jax.errors import UserError, first_line
+from srgan_jax.models.generator import Generator
+from srgan_jax.state import TrainState, Variables
+
+FORMAT = 1
+RANGES = {"input": "LR, RGB, NHWC, [0, 1]", "output": "SR, RGB, NHWC, [-1, 1], not clipped"}
+
+
+class Exported(NamedTuple):
+    """A generator as read from a file: what it is, what it runs with, and its story."""
+
+    generator: Generator
+    variables: Variables  # the moving average, where there is one
+    metadata: dict[str, Any]
+
+
+def save_generator(
+    path: str | os.PathLike, generator: Generator, state: TrainState, training: dict[str, Any]
+) -> None:
+    """Write a generator aside and rename. `training` is told in the metadata, plain JSON."""
+    architecture = {
+        name: getattr(generator, name)
+        for name in generator.__dataclass_fields__
+        if name not in ("parent", "name", "axis_name")
+    }
+    metadata = {
+        "format": FORMAT,
+        "architecture": architecture,
+        "ranges": RANGES,
+        "ema": state.ema is not None,
+        "training": training,
+    }
+    groups = {"": state.generator.variables} | ({"ema_": state.ema} if state.ema else {})
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, variables in groups.items():
+        for kind in ("params", "batch_stats"):
+            tree = jax.device_get(getattr(variables, kind))
+            flat = flax.traverse_util.flatten_dict(tree, sep="/")
+            arrays |= {f"{prefix}{kind}/{key}": np.asarray(x) for key, x in flat.items()}
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        safetensors.numpy.save_file(arrays, aside, metadata={"srgan_jax": json.dumps(metadata)})
+        os.replace(aside, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
+
+
+def load_generator(path: str | os.PathLike) -> Exported:
+    """Read what `save_generator` wrote, checked against the architecture that it names.
+
+    Raises: UserError, naming the file, where it is no generator of ours, whole and finite.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get("srgan_jax")
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not a whole .safetensors file ({first_line(error)})") from error
+    if header is None:
+        raise UserError(f"{path}: not a generator written by srgan_jax (no such metadata)")
+    metadata = json.loads(header)
+    if metadata["format"] != FORMAT:
+        raise UserError(
+            f"{path}: format {metadata['format']}, this version reads {FORMAT}: update srgan_jax"
+        )
+    generator = Generator(**metadata["architecture"])
+    prefix = "ema_" if metadata["ema"] else ""
+    wanted = jax.eval_shape(
+        lambda: generator.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False)
+    )
+    variables = {}
+    for kind in ("params", "batch_stats"):
+        flat = flax.traverse_util.flatten_dict(wanted.get(kind, {}), sep="/")
+        for key, shape in flat.items():
+            array = arrays.get(f"{prefix}{kind}/{key}")
+            if array is None or array.shape != shape.shape:
+                had = "missing" if array is None else f"{array.shape}, not {shape.shape}"
+                raise UserError(f"{path}: tensor {prefix}{kind}/{key} is {had}")
+            if not np.isfinite(array).all():
+                raise UserError(f"{path}: tensor {prefix}{kind}/{key} is not finite")
+            flat[key] = array
+        variables[kind] = flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Exported(generator, Variables(**variables), metadata)

@@ -1,0 +1,109 @@
+"""A run's folder: whose it is, what made it, and its small files."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from srgan_jax import config as config_lib
+from srgan_jax.errors import UserError, first_line
+
+PACKAGES = ("srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+DIFFERENCES_AT_MOST = 4  # in one message
+
+
+class Workdir:
+    """The folder of one run, created where it is not there."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Raises: UserError where the folder cannot be made or written."""
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.results = self.path / "results.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.timing = self.path / "timing.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.panel = self.path / "panel.png"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--workdir={path}: cannot be written ({error.strerror})") from error
+
+    def export(self, network: str) -> pathlib.Path:
+        """Where a generator is exported, "srresnet" or "srgan"."""
+        return self.path / f"{network}.safetensors"
+
+    def check_config(self, config: ConfigDict) -> None:
+        """Refuse the folder of a run with another config. Raises: UserError.
+
+        A run that left no checkpoint has nothing to lose, and does not count.
+        """
+        file = self.path / "config.json"
+        if not file.exists() or not (self.checkpoints.exists() or self.results.exists()):
+            return
+        try:
+            old = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file}: damaged ({error}): give another --workdir") from error
+        lines = config_lib.differences(old, config_lib.to_json(config))
+        if lines:
+            more = len(lines) - DIFFERENCES_AT_MOST
+            listed = "; ".join(lines[:DIFFERENCES_AT_MOST]) + (f"; {more} more" if more > 0 else "")
+            raise UserError(
+                f"--workdir={self.path} holds a run of another config ({listed}): give another"
+                " --workdir, or the config it was begun with"
+            )
+
+    def record_start(self, config: ConfigDict) -> None:
+        """Write config.json, and add this start to environment.json."""
+        self.write_json("config.json", config_lib.to_json(config))
+        file = self.path / "environment.json"
+        starts = json.loads(file.read_text()) if file.exists() else []
+        self.write_json("environment.json", [*starts, environment()])
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a file aside and rename it. Raises: UserError where it cannot be."""
+        file = self.path / name
+        aside = file.with_name(f".{name}.partial")
+        try:
+            aside.write_text(json.dumps(value, indent=1) + "\n")
+            os.replace(aside, file)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise UserError(f"{file}: cannot be written ({first_line(error)})") from error
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside the config."""
+    devices = jax.devices()
+    return {
+        "command": sys.argv,
+        "revision": source_revision(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def source_revision() -> str:
+    """The commit of the source this runs from, "-dirty" if changed; "" where it is no checkout."""
+    here = pathlib.Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(describe, cwd=here, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip()

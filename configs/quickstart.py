@@ -31,11 +31,12 @@ def get_config() -> ConfigDict:
     c.discriminator.channels = 16
     c.discriminator.dense = 128
 
-    c.pretrain.steps = 1500
+    c.ema_decay = 0.99
+    c.pretrain.steps = 2000
     c.pretrain.learning_rate = 2e-3
     c.pretrain.schedule = "cosine"
     c.pretrain.decay_factor = 0.01
-    c.gan.steps = 300
+    c.gan.steps = 400
     c.gan.learning_rate = 2e-4
     c.gan.content.pixel = 1.0
     c.gan.content.vgg = 0.0

@@ -73,6 +73,7 @@ def super_resolve(generator: Generator, variables: Variables, lr_image: jax.Arra
 
 def network(generator: Generator, variables: Variables) -> Method:
     """A generator as a method."""
+    variables = jax.device_put(variables)
     return lambda lr_image: np.asarray(super_resolve(generator, variables, lr_image))
 
 

@@ -80,6 +80,9 @@ def run() -> None:
     except UserError as error:
         print(f"srgan_jax: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before training began, or a second time
+        print("srgan_jax: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

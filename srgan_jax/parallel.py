@@ -38,7 +38,8 @@ class Parallel:
         if batch_size % len(self.devices):
             raise UserError(
                 f"config.data.batch_size={batch_size} cannot be split over"
-                f" {len(self.devices)} devices: make it a multiple"
+                f" {len(self.devices)} devices: make it a multiple, or show JAX fewer devices"
+                " (CUDA_VISIBLE_DEVICES)"
             )
 
     def compile(

@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     Continues from the newest checkpoint of the same run. Raises: UserError.
     """
     workdir.check_config(config)
-    if workdir.results.exists():
+    if is_complete(config, workdir):
         say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
         say(evaluate.table(evaluate.read_rows(workdir)))
         return
@@ -118,6 +118,17 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
                 workdir.export(phase.network), phase.recipe.generator, state, story(run, phase)
             )
     evaluate.evaluate_workdir(workdir, evaluator)
+
+
+def is_complete(config: ConfigDict, workdir: Workdir) -> bool:
+    """Whether the run of this config ended: all that it exports is there, and measured."""
+    networks = [
+        network
+        for name, network in zip(config_lib.PHASES, evaluate.NETWORKS, strict=True)
+        if any(config[name][unit] for unit in config_lib.LENGTHS)
+    ]
+    exported = all(workdir.export(network).exists() for network in networks)
+    return exported and workdir.results.exists()
 
 
 def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:

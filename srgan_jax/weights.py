@@ -79,13 +79,16 @@ def load_generator(path: str | os.PathLike) -> Exported:
         raise UserError(f"{path}: not a whole .safetensors file ({first_line(error)})") from error
     if header is None:
         raise UserError(f"{path}: not a generator written by srgan_jax (no such metadata)")
-    metadata = json.loads(header)
-    if metadata["format"] != FORMAT:
-        raise UserError(
-            f"{path}: format {metadata['format']}, this version reads {FORMAT}: update srgan_jax"
-        )
-    generator = Generator(**metadata["architecture"])
-    prefix = "ema_" if metadata["ema"] else ""
+    try:
+        metadata = json.loads(header)
+        if metadata["format"] != FORMAT:
+            raise UserError(
+                f"{path}: of format {metadata['format']}, not {FORMAT}: update srgan_jax"
+            )
+        generator = Generator(**metadata["architecture"])
+        prefix = "ema_" if metadata["ema"] else ""
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its srgan_jax metadata is damaged ({error})") from error
     wanted = jax.eval_shape(
         lambda: generator.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False)
     )

@@ -5,6 +5,7 @@ import numpy as np
 
 from srgan_jax.data import sampling
 from srgan_jax.data.sources import Pictures
+from srgan_jax.errors import UserError
 from srgan_jax.steps import Batch
 
 
@@ -14,7 +15,12 @@ class Batches:
     def __init__(self, pictures: Pictures, *, key: jax.Array, batch_size: int, crop: int):
         """`key` is the crops' stream; no picture may be smaller than `crop`."""
         self._images = pictures.images
-        self._host = jax.local_devices(backend="cpu")[0]
+        try:
+            self._host = jax.local_devices(backend="cpu")[0]
+        except RuntimeError as error:
+            raise UserError(
+                "JAX_PLATFORMS hides the CPU, where crops are planned: add ',cpu' to it"
+            ) from error
         # Planned on the host, where the pictures are, whatever the accelerator.
         self._key, self._heights, self._widths = jax.device_put(
             (

@@ -70,7 +70,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
         raise UserError(f"Pillow mode {image.mode!r} is not supported: convert it to 8-bit RGB")
     note = _CONVERSIONS[image.mode]
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
+        deep: np.ndarray = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
             raise UserError("32-bit integer levels are not supported: convert it to 8-bit RGB")
         gray = ((deep * 255 + 32767) // 65535).astype(np.uint8)

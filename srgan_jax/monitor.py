@@ -97,6 +97,10 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
 
+    def advance(self, step: int) -> None:
+        """Move the bar to update `step`."""
+        self._bar.update(step - self._start - self._bar.n)
+
     def pause(self) -> None:
         """What follows, up to `resume`, is not training and does not count."""
         self._since -= time.perf_counter()
@@ -119,8 +123,7 @@ class Progress:
         if self._bar.disable:
             say(line)
         else:
-            self._bar.update(done - self._bar.n)
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(f"{shown}  {rate * self._images:.3g} images/s")
         return {"steps_per_second": rate, "images_per_second": rate * self._images}
 
     def close(self) -> None:

@@ -84,6 +84,8 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     evaluator = Evaluator.from_config(config)
     per_epoch = sampling.steps_per_epoch(len(pictures), config.data.batch_size)
     lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
+    if not any(lengths):
+        raise UserError("config.pretrain and config.gan have no steps: nothing to train")
     phases = recipes.make_phases(config, *lengths)
     state = initial_state(config, phases[0])
 
@@ -201,6 +203,7 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
             done += 1
             pending.append((done, metrics))
             jax.block_until_ready(pending[-AHEAD:][0])
+            progress.advance(done)
 
             log, validate, save = (
                 done % every == 0 or done == phase.stop

@@ -22,7 +22,7 @@ def steps_per_epoch(pictures: int, batch_size: int) -> float:
     A set of at least a batch is cut to whole batches of distinct pictures each epoch; of a
     smaller one, a batch shows every picture more than once.
     """
-    return max(pictures // batch_size, pictures / batch_size if pictures < batch_size else 1)
+    return pictures // batch_size if pictures >= batch_size else pictures / batch_size
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "crop"))

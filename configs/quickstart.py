@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     c.pretrain.schedule = "cosine"
     c.pretrain.decay_factor = 0.01
     c.gan.steps = 400
-    c.gan.learning_rate = 2e-4
+    c.gan.learning_rate = 3e-4
     c.gan.content.pixel = 1.0
     c.gan.content.vgg = 0.0
 

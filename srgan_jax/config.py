@@ -59,10 +59,10 @@ def paper() -> ConfigDict:
     c.ema_decay = 0.0  # moving average of the generator's parameters and statistics; 0: none
     c.init_from = ""  # a generator's .safetensors to start from; "": random
 
-    c.pretrain = _phase(c, steps=1_000_000)
+    c.pretrain = _phase(steps=1_000_000)
     c.pretrain.content = ConfigDict({"pixel": 1.0, "vgg": 0.0, "tv": 0.0})  # weights of terms
 
-    c.gan = _phase(c, steps=200_000)
+    c.gan = _phase(steps=200_000)
     c.gan.schedule = "step"
     c.gan.content = ConfigDict({"pixel": 0.0, "vgg": 1.0, "tv": 0.0})
     c.gan.adversarial = "nonsaturating"  # or "saturating", "linear", "lsgan"
@@ -84,14 +84,14 @@ def paper() -> ConfigDict:
     return c
 
 
-def _phase(c: ConfigDict, steps: int) -> ConfigDict:
+def _phase(steps: int) -> ConfigDict:
     """Length and schedule of one phase. The length is one of steps, epochs and examples."""
     phase = ConfigDict()
     phase.steps = config_dict.placeholder(int)
     phase.epochs = config_dict.placeholder(float)
     phase.examples = config_dict.placeholder(int)
     phase.steps = steps
-    phase.learning_rate = c.optim.get_ref("learning_rate")
+    phase.learning_rate = config_dict.placeholder(float)  # None: that of `optim`
     phase.schedule = "constant"  # "constant", "step" or "cosine"
     phase.decay_at = 0.5  # "step": at this fraction of the phase
     phase.decay_factor = 0.1  # "step": times this; "cosine": down to this times the rate
@@ -167,6 +167,12 @@ def steps_of(config: ConfigDict, name: str, steps_per_epoch: float) -> int:
     return phase.steps
 
 
+def learning_rate_of(config: ConfigDict, name: str) -> float:
+    """The learning rate of a phase: its own, or the common one."""
+    own = config[name].learning_rate
+    return config.optim.learning_rate if own is None else own
+
+
 def validate(config: ConfigDict) -> None:
     """Refuse values that cannot be meant, naming the key. Raises: UserError."""
 
@@ -185,7 +191,7 @@ def validate(config: ConfigDict) -> None:
     for key, least in _AT_LEAST.items():
         require(value(key) >= least, key, f"at least {least}")
     for key in ("optim.learning_rate", "pretrain.learning_rate", "gan.learning_rate"):
-        require(value(key) > 0, key, "above 0")
+        require(value(key) is None or value(key) > 0, key, "above 0")
     require(0 <= config.ema_decay < 1, "ema_decay", "from 0 to below 1")
     require(config.data.blur_sigma > 0, "data.blur_sigma", "above 0")
     scale = config.generator.scale
@@ -199,7 +205,9 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.{name}: give one of {', '.join(LENGTHS)}, not {had}")
         require(config[name][given[0]] >= 0, f"{name}.{given[0]}", "at least 0")
         content = config[name].content
-        require(any(content.values()), f"{name}.content", "of at least one weight above 0")
+        if not any(content.values()):
+            terms = ", ".join(content)
+            raise UserError(f"config.{name}.content: give one of {terms} a weight above 0")
         for term in content:
             require(content[term] >= 0, f"{name}.content.{term}", "at least 0")
     layers = config.vgg.layers
@@ -212,7 +220,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values, references resolved."""
+    """The config as plain JSON values."""
     return json.loads(config.to_json())
 
 

@@ -28,7 +28,6 @@ _CONVERSIONS = {
     "YCbCr": "YCbCr, converted to RGB",
     "LAB": "LAB, converted to RGB",
     "HSV": "HSV, converted to RGB",
-    "I": "16-bit gray, reduced to 8",
     "I;16": "16-bit gray, reduced to 8",
     "I;16B": "16-bit gray, reduced to 8",
     "I;16L": "16-bit gray, reduced to 8",
@@ -56,8 +55,10 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
             # Kept quiet: Pillow's remarks on metadata that decoding does not need.
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(path) as image:
+                deep = ";16" in str(image.tile)  # Pillow reduces 16-bit colour without a word
                 image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+                pixels, note = to_rgb(ImageOps.exif_transpose(image))
+                return pixels, note or ("16-bit colour, reduced to 8" if deep else "")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -70,9 +71,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
         raise UserError(f"Pillow mode {image.mode!r} is not supported: convert it to 8-bit RGB")
     note = _CONVERSIONS[image.mode]
     if image.mode.startswith("I"):
-        deep: np.ndarray = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise UserError("32-bit integer levels are not supported: convert it to 8-bit RGB")
+        deep = np.asarray(image).astype(np.uint32)
         gray = ((deep * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2), note
     if image.mode in ("P", "PA"):

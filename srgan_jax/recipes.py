@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from srgan_jax import config as config_lib
 from srgan_jax import losses, optim
 from srgan_jax.convert.vgg19 import load_vgg19
 from srgan_jax.data.degradation import Degradation
@@ -50,7 +51,7 @@ def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list
         is_gan = name == "gan"
         tx = optim.adam(
             optim.Schedule(
-                learning_rate=phase.learning_rate,
+                learning_rate=config_lib.learning_rate_of(config, name),
                 kind=phase.schedule,
                 decay_at=phase.decay_at,
                 decay_factor=phase.decay_factor,

@@ -110,7 +110,7 @@ def pretrain_step(
     )
     grads, loss, terms = average((grads, loss, terms), axis_name)
     network = apply_gradients(recipe.generator_tx, state.generator, grads, batch_stats)
-    metrics = {"loss": loss, **terms, "grad_norm/generator": optax.global_norm(grads)}
+    metrics = {"loss": loss, **terms, "grad_norm/generator": optax.tree.norm(grads)}
     return finish(recipe, state, network, None), metrics
 
 
@@ -183,7 +183,7 @@ def gan_step(
         "grad_sr/adversarial": adversarial_norm,
         # A vanished adversarial gradient is a state of health, not an error: no infinity.
         "grad_sr/ratio": content_norm / jnp.maximum(adversarial_norm, 1e-30),
-        "grad_norm/generator": optax.global_norm(grads),
+        "grad_norm/generator": optax.tree.norm(grads),
     }
     return finish(recipe, state, network, discriminator), metrics
 
@@ -214,7 +214,7 @@ def update_discriminator(
         "d/fake": jnp.mean(jax.nn.sigmoid(fake_logits)),
     }
     grads, metrics = average((grads, metrics), axis_name)
-    metrics["grad_norm/discriminator"] = optax.global_norm(grads)
+    metrics["grad_norm/discriminator"] = optax.tree.norm(grads)
     return apply_gradients(recipe.discriminator_tx, network, grads, batch_stats), metrics
 
 

@@ -57,9 +57,11 @@ def save_generator(
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.partial")
     try:
-        safetensors.numpy.save_file(arrays, aside, metadata={"srgan_jax": json.dumps(metadata)})
+        # Not `save_file`, which makes it unreadable to others, whatever the umask.
+        header = {"srgan_jax": json.dumps(metadata)}
+        aside.write_bytes(safetensors.numpy.save(arrays, metadata=header))
         os.replace(aside, path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         aside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
 

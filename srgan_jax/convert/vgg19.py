@@ -1,6 +1,7 @@
 """ImageNet VGG19 for the content loss, from a NumPy `.npz`."""
 
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -25,14 +26,18 @@ def load_vgg19(path: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
             " such as --config=configs/srgan.py:mse"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            arrays = dict(loaded)
     except FileNotFoundError as error:
         raise UserError(f"config.vgg.path={path}: no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
             f"config.vgg.path={path}: not a whole .npz file ({first_line(error)})"
         ) from error
+    deepest = max(layers, key=vgg.LAYERS.index)
     params: dict[str, dict[str, np.ndarray]] = {}
     in_channels = 3
     for name in vgg.convolutions_needed(layers):
@@ -44,7 +49,7 @@ def load_vgg19(path: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
             key = f"block{stage}_conv{index}.{kind}"
             if key not in arrays:
                 raise UserError(
-                    f"config.vgg.path={path}: has no {key}, which {layers[-1]} needs: use weights"
+                    f"config.vgg.path={path}: has no {key}, which {deepest} needs: use weights"
                     " that go deeper, or shallower --config.vgg.layers"
                 )
             if arrays[key].shape != shape:

@@ -1,0 +1,256 @@
+"""Checkpoints: bit-equal round trips, pruning, and what happens to damaged ones."""
+
+import functools
+import gc
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from srgan_jax.checkpoint import Checkpoints, digest
+from srgan_jax.errors import UserError
+from srgan_jax.models.discriminator import Discriminator
+from srgan_jax.models.generator import Generator
+from srgan_jax.parallel import Parallel
+from srgan_jax.state import TrainState, init_variables, start_gan, start_pretraining
+
+# What Orbax was about to read when it met damage ends as exceptions that nobody fetched.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+TX = optax.adam(1e-3)
+
+
+@pytest.fixture(autouse=True)
+def collect_what_orbax_left():
+    """Here, where it is expected, and not during some later test."""
+    yield
+    gc.collect()
+
+
+def randomised(state: TrainState, step: int) -> TrainState:
+    """Every leaf different, so that one that is lost or exchanged is seen."""
+    rng = np.random.default_rng(step)
+    state = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), state)
+    return state.replace(step=np.int32(step))
+
+
+@pytest.fixture(scope="module")
+def forms():
+    """The abstract state of each phase, without and with a moving average, by name."""
+
+    def pretrain(ema: bool) -> TrainState:
+        generator = Generator(blocks=1, channels=8)
+        variables = init_variables(generator, jax.random.key(0), (1, 4, 4, 3))
+        return start_pretraining(variables, TX, ema=ema)
+
+    def gan(ema: bool) -> TrainState:
+        discriminator = Discriminator(channels=4, dense=8)
+        variables = init_variables(discriminator, jax.random.key(1), (1, 16, 16, 3))
+        return start_gan(pretrain(ema), TX, variables, TX)
+
+    return {
+        name + (" with average" if ema else ""): jax.eval_shape(functools.partial(make, ema))
+        for name, make in (("pretrain", pretrain), ("gan", gan))
+        for ema in (False, True)
+    }
+
+
+@pytest.fixture
+def small(forms):
+    """A state of pre-training: `small(step)`, placed as training places it."""
+    return lambda step: Parallel("jit").replicate(randomised(forms["pretrain"], step))
+
+
+def template(state: TrainState, sharding=None):
+    """What `restore_latest` asks for: the abstract state of any step."""
+    sharding = sharding or SingleDeviceSharding(jax.devices()[0])
+    form = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+    return lambda step: form
+
+
+def saved(folder: pathlib.Path, states: list[TrainState], keep: int = 5) -> pathlib.Path:
+    """A closed run with these checkpoints, each at the step that its state says."""
+    checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+    for state in states:
+        checkpoints.save(int(state.step), state)
+    checkpoints.close()
+    return folder / "checkpoints"
+
+
+def restore(folder: pathlib.Path, state: TrainState) -> TrainState | None:
+    checkpoints = Checkpoints(folder, keep=5)
+    try:
+        return checkpoints.restore_latest(template(state))
+    finally:
+        checkpoints.close()
+
+
+def assert_equal(a: TrainState, b: TrainState) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype
+        assert x.tobytes() == y.tobytes()
+
+
+def steps(folder: pathlib.Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["pretrain", "gan", "pretrain with average", "gan with average"])
+def test_round_trip_from_eight_devices_to_one_and_back(forms, name, tmp_path):
+    eight, one = Parallel("jit"), Parallel("jit", jax.devices()[:1])
+    assert len(eight.devices) == 8
+    original = randomised(forms[name], 3)
+    for i, (before, after) in enumerate([(eight, one), (one, eight)]):
+        folder = saved(tmp_path / str(i), [before.replicate(original)])
+        checkpoints = Checkpoints(folder, keep=1)
+        assert checkpoints.latest_step() == 3
+        found = checkpoints.restore_latest(template(original, after.replicated))
+        checkpoints.close()
+        assert_equal(found, original)
+        assert {x.sharding for x in jax.tree.leaves(found)} == {after.replicated}
+
+
+def test_special_numbers_come_back_bit_equal(small, tmp_path):
+    state = jax.device_get(small(1))
+    kernel = np.array(state.generator.variables.params["conv_in"]["kernel"])
+    kernel.flat[:5] = [-0.0, 1e-45, np.inf, np.nan, np.finfo(np.float32).max]
+    state.generator.variables.params["conv_in"]["kernel"] = kernel
+    assert_equal(restore(saved(tmp_path, [state]), state), state)
+
+
+def test_saving_copies_at_once(small, tmp_path):
+    """The next step takes over the state's buffers while the files are being written."""
+    state = small(1)
+    expected = jax.tree.map(np.array, state)
+    step = jax.jit(lambda state: jax.tree.map(lambda x: 0 * x, state), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(1, state)
+    jax.block_until_ready(step(state))
+    checkpoints.close()
+    assert_equal(restore(tmp_path / "checkpoints", expected), expected)
+
+
+def test_nothing_saved(small, tmp_path):
+    assert restore(tmp_path / "checkpoints", small(0)) is None
+
+
+def test_only_the_latest_are_kept(small, tmp_path):
+    folder = saved(tmp_path, [small(step) for step in (1, 2, 3, 10, 11)], keep=2)
+    assert steps(folder) == {"10", "11"}
+    assert_equal(restore(folder, small(0)), jax.device_get(small(11)))
+
+
+def largest(folder: pathlib.Path) -> pathlib.Path:
+    """The file with the arrays."""
+    files = (file for file in folder.rglob("*") if file.is_file() and "state" in file.parts)
+    return max((f for f in files if f.name != "_METADATA"), key=lambda file: file.stat().st_size)
+
+
+def flip_bit(checkpoint):
+    file = largest(checkpoint)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def truncate(checkpoint):
+    file = largest(checkpoint)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def zero(checkpoint):
+    file = largest(checkpoint)
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def exchange(checkpoint):
+    """Whole and well-formed, but not what was saved: only the digest tells."""
+    shutil.rmtree(checkpoint / "state")
+    shutil.copytree(checkpoint.parent / "1" / "state", checkpoint / "state")
+
+
+def meta_file(checkpoint):
+    return checkpoint / "meta" / "metadata"
+
+
+DAMAGES = {
+    "bit flip": flip_bit,
+    "truncated": truncate,
+    "zeros": zero,
+    "file missing": lambda checkpoint: largest(checkpoint).unlink(),
+    "arrays missing": lambda checkpoint: shutil.rmtree(checkpoint / "state"),
+    "tree description empty": lambda checkpoint: (checkpoint / "state/_METADATA").write_text(""),
+    "arrays of another step": exchange,
+    "digest cut": lambda checkpoint: meta_file(checkpoint).write_text('{"sha256": "ab'),
+    "digest absent": lambda checkpoint: meta_file(checkpoint).write_text("{}"),
+    "digest missing": lambda checkpoint: shutil.rmtree(checkpoint / "meta"),
+    "empty": lambda checkpoint: [
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink() for entry in checkpoint.iterdir()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_newest_is_set_aside_and_the_one_before_used(damage, small, tmp_path, caplog):
+    folder = saved(tmp_path, [small(1), small(2), small(3)])
+    damage(folder / "3")
+    assert_equal(restore(folder, small(0)), jax.device_get(small(2)))
+    assert steps(folder) == {"1", "2"}
+    assert steps(tmp_path / "damaged") == {"3"}
+    assert "checkpoint 3 is damaged" in caplog.text
+    assert str(tmp_path / "damaged" / "3") in caplog.text
+
+
+def test_saving_goes_on_after_damage_also_at_the_same_step(small, tmp_path):
+    folder = saved(tmp_path, [small(1), small(2)])
+    flip_bit(folder / "2")
+    checkpoints = Checkpoints(folder, keep=5)
+    assert_equal(checkpoints.restore_latest(template(small(0))), jax.device_get(small(1)))
+    again = randomised(small(0), 2)
+    checkpoints.save(2, again)
+    checkpoints.close()
+    assert_equal(restore(folder, small(0)), jax.device_get(again))
+
+    flip_bit(folder / "2")
+    assert_equal(restore(folder, small(0)), jax.device_get(small(1)))
+    assert steps(tmp_path / "damaged") == {"2", "2.1"}
+
+
+def test_every_checkpoint_damaged(small, tmp_path):
+    folder = saved(tmp_path, [small(1), small(2)])
+    for step in "12":
+        flip_bit(folder / step)
+    with pytest.raises(UserError, match="every checkpoint is damaged") as error:
+        restore(folder, small(0))
+    assert str(tmp_path / "damaged") in str(error.value)
+    assert steps(tmp_path / "damaged") == {"1", "2"}  # set aside, not lost
+
+
+def test_an_unfinished_save_is_not_a_checkpoint(small, tmp_path):
+    """What a killed process leaves: Orbax writes under another name and renames."""
+    folder = saved(tmp_path, [small(1), small(2)])
+    (folder / "2").rename(folder / "2.orbax-checkpoint-tmp")
+    assert_equal(restore(folder, small(0)), jax.device_get(small(1)))
+
+
+def test_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be used"):
+        Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
+
+
+def test_digest_sees_every_leaf_and_bit(forms):
+    host = jax.device_get(randomised(forms["gan"], 1))
+    before = digest(host)
+    leaves, tree = jax.tree.flatten(host)
+    for i, leaf in enumerate(leaves):
+        changed = np.array(leaf)
+        changed.reshape(-1).view(np.uint8)[-1] ^= 1
+        assert digest(tree.unflatten([*leaves[:i], changed, *leaves[i + 1 :]])) != before
+    assert digest(host) == before

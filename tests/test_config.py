@@ -1,0 +1,263 @@
+"""The paper's values, what is refused and how it is named, lengths, and every config file."""
+
+import json
+import runpy
+
+import pytest
+
+from srgan_jax import config
+from srgan_jax.errors import UserError
+from srgan_jax.models import vgg
+
+
+def edited(**values):
+    """The paper's config with `group__key=value` set."""
+    c = config.paper()
+    for key, value in values.items():
+        *groups, name = key.split("__")
+        node = c
+        for group in groups:
+            node = node[group]
+        node[name] = value
+    return c
+
+
+def refusal(c) -> str:
+    with pytest.raises(UserError) as error:
+        config.validate(c)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def get_config(root):
+    """`get_config(name, *argument)`: what configs/NAME.py gives."""
+
+    def load(name: str, *argument: str):
+        return runpy.run_path(str(root / "configs" / f"{name}.py"))["get_config"](*argument)
+
+    return load
+
+
+def test_the_papers_values():
+    """Method.md: Networks, Losses, Training."""
+    c = config.paper()
+    config.validate(c)
+    assert (c.generator.blocks, c.generator.channels, c.generator.scale) == (16, 64, 4)
+    assert (c.generator.norm, c.generator.output, c.generator.base) == ("batch", "linear", "none")
+    assert (c.discriminator.channels, c.discriminator.dense) == (64, 1024)
+    assert (c.discriminator.slope, c.discriminator.head) == (0.2, "flatten")
+    assert (c.data.crop, c.data.batch_size, c.data.degradation) == (96, 16, "bicubic")
+    assert (c.vgg.layers, c.vgg.channels) == (("relu5_4",), "sum")
+    assert c.vgg.feature_scale == pytest.approx(1 / 12.75)
+    assert c.optim.beta1 == 0.9
+    assert [config.learning_rate_of(c, name) for name in config.PHASES] == [1e-4, 1e-4]
+    assert (c.pretrain.steps, c.pretrain.schedule) == (1_000_000, "constant")
+    assert c.pretrain.content.to_dict() == {"pixel": 1.0, "vgg": 0.0, "tv": 0.0}
+    assert (c.gan.steps, c.gan.schedule) == (200_000, "step")
+    assert (c.gan.decay_at, c.gan.decay_factor) == (0.5, 0.1)
+    assert c.gan.content.to_dict() == {"pixel": 0.0, "vgg": 1.0, "tv": 0.0}
+    assert (c.gan.adversarial, c.gan.adversarial_weight) == ("nonsaturating", 1e-3)
+    assert c.gan.discriminator_updates == 1
+
+
+def test_a_phases_learning_rate_follows_the_common_one_until_it_has_its_own():
+    c = edited(optim__learning_rate=3e-4)
+    assert [config.learning_rate_of(c, name) for name in config.PHASES] == [3e-4, 3e-4]
+    c.gan.learning_rate = 1e-5
+    assert [config.learning_rate_of(c, name) for name in config.PHASES] == [3e-4, 1e-5]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "parallel", "data.source", "data.damaged", "data.degradation", "generator.norm",
+        "generator.prelu", "generator.output", "generator.base", "discriminator.head",
+        "vgg.channels", "pretrain.schedule", "gan.schedule", "gan.adversarial", "eval.source",
+    ],
+)  # fmt: skip
+def test_a_wrong_choice_is_named_with_the_right_ones(key):
+    message = refusal(edited(**{key.replace(".", "__"): "wrong"}))
+    assert message.startswith(f"config.{key}='wrong': must be one of '")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("data.batch_size", 0),
+        ("data.crop", 0),
+        ("data.crop", 98),  # not a multiple of 4
+        ("data.blur_sigma", 0.0),
+        ("generator.scale", 3),
+        ("generator.blocks", 0),
+        ("generator.channels", 0),
+        ("discriminator.channels", 0),
+        ("discriminator.dense", 0),
+        ("vgg.layers", ()),
+        ("vgg.layers", ("relu6_1",)),
+        ("vgg.layer_weights", (1.0, 2.0)),
+        ("optim.learning_rate", 0.0),
+        ("pretrain.learning_rate", -1e-4),
+        ("gan.learning_rate", 0.0),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("pretrain.steps", -1),
+        ("gan.warmup_steps", -1),
+        ("gan.content.vgg", -1.0),
+        ("gan.discriminator_updates", 0),
+        ("checkpoint.every_steps", 0),
+        ("checkpoint.keep", 0),
+        ("log.every_steps", 0),
+        ("eval.every_steps", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value):
+    message = refusal(edited(**{key.replace(".", "__"): value}))
+    assert message.startswith(f"config.{key}={value!r}: must be ")
+
+
+def test_a_phase_without_a_content_loss_is_refused():
+    assert "config.pretrain.content" in refusal(edited(pretrain__content__pixel=0.0))
+
+
+def test_tanh_on_a_bicubic_base_is_refused():
+    message = refusal(edited(generator__base="bicubic", generator__output="tanh"))
+    assert "config.generator.output='tanh': must be 'linear'" in message
+
+
+def test_every_vgg_layer_is_accepted():
+    for layer in vgg.LAYERS:
+        config.validate(edited(vgg__layers=(layer,)))
+
+
+# Lengths
+
+
+def test_lengths_in_steps_epochs_and_examples():
+    c = config.paper()
+    assert config.steps_of(c, "gan", steps_per_epoch=10) == 200_000
+    for unit, length, expected in [("epochs", 2.5, 25), ("examples", 161, 11)]:  # batches of 16
+        config.set_length(c.gan, unit)
+        c.gan[unit] = length
+        config.validate(c)
+        assert config.steps_of(c, "gan", steps_per_epoch=10) == expected
+    assert config.steps_of(c, "pretrain", steps_per_epoch=10) == 1_000_000
+    config.set_length(c.gan, "epochs")
+    c.gan.epochs = 3.0
+    assert config.steps_of(c, "gan", steps_per_epoch=0.25) == 1  # pictures fewer than a batch
+
+
+def test_two_lengths_and_none_are_refused():
+    message = refusal(edited(gan__epochs=3.0))
+    assert "config.gan" in message
+    assert "steps=200000 and epochs=3.0" in message
+    message = refusal(edited(pretrain__steps=None))
+    assert "config.pretrain: give one of steps, epochs, examples, not none" in message
+
+
+def test_a_length_on_the_command_line_replaces_the_files():
+    c = edited(gan__epochs=3.0)
+    config.prefer_overrides(c, {"gan.epochs": 3.0, "data.crop": 96})
+    assert (c.gan.steps, c.gan.epochs, c.gan.examples) == (None, 3.0, None)
+    assert c.pretrain.steps == 1_000_000
+    config.validate(c)
+
+
+def test_two_lengths_on_the_command_line_are_refused():
+    c = edited(gan__epochs=3.0, gan__examples=100, gan__steps=None)
+    config.prefer_overrides(c, {"gan.epochs": 3.0, "gan.examples": 100})
+    assert "epochs=3.0 and examples=100" in refusal(c)
+
+
+# JSON
+
+
+def test_json_is_plain_and_whole():
+    c = edited(gan__learning_rate=1e-5)
+    values = config.to_json(c)
+    assert json.loads(json.dumps(values)) == values
+    assert values["gan"]["learning_rate"] == 1e-5
+    assert values["pretrain"]["epochs"] is None
+    assert values["vgg"]["layers"] == ["relu5_4"]
+    assert set(values) == set(c)
+
+
+def test_differences_are_told_by_key():
+    old = config.to_json(config.paper())
+    new = config.to_json(edited(data__crop=64, gan__content__tv=2e-8))
+    assert config.differences(old, old) == []
+    assert config.differences(old, new) == ["data.crop: 96 -> 64", "gan.content.tv: 0.0 -> 2e-08"]
+    assert config.differences({"a": 1}, {"b": {"c": 2}}) == [
+        "a: 1 -> absent",
+        "b: absent -> {'c': 2}",
+    ]
+
+
+# Config files
+
+
+def test_every_config_file_is_valid_and_says_what_it_is(root):
+    files = sorted((root / "configs").glob("*.py"))
+    assert len(files) >= 3
+    for file in files:
+        module = runpy.run_path(str(file))
+        config.validate(module["get_config"]())
+        assert f"--config=configs/{file.name}" in module["__doc__"]
+
+
+PIXEL, PERCEPTUAL = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)  # weights of pixel, vgg, tv
+
+# Method.md, Losses and Table 1: pre-training's content, the GAN's, its steps, the VGG layer.
+TABLE_1 = {
+    "vgg54": (PIXEL, PERCEPTUAL, 200_000, "relu5_4"),
+    "vgg22": (PIXEL, PERCEPTUAL, 200_000, "relu2_2"),
+    "mse": (PIXEL, PIXEL, 200_000, None),
+    "srresnet_mse": (PIXEL, None, 0, None),
+    "srresnet_vgg22": ((0.0, 1.0, 2e-8), None, 0, "relu2_2"),
+}
+
+
+@pytest.mark.parametrize("variant", TABLE_1)
+def test_variants_are_the_columns_of_table_1(get_config, variant):
+    pretraining, gan, gan_steps, layer = TABLE_1[variant]
+    c = get_config("srgan", variant)
+    config.validate(c)
+    weights = c.pretrain.content
+    assert (weights.pixel, weights.vgg, weights.tv) == pretraining
+    assert c.pretrain.steps == 1_000_000
+    assert c.gan.steps == gan_steps
+    if gan:
+        weights = c.gan.content
+        assert (weights.pixel, weights.vgg, weights.tv) == gan
+        assert c.gan.adversarial_weight == 1e-3
+    if layer:
+        assert c.vgg.layers == (layer,)
+        assert c.vgg.layer_weights == (1.0,)
+
+
+def test_the_default_variant_is_the_paper(get_config):
+    assert config.to_json(get_config("srgan")) == config.to_json(config.paper())
+
+
+@pytest.mark.parametrize(("run", "epochs", "batch_size"), [("a", 750, 8), ("b", 4000, 1)])
+def test_the_reports_runs(get_config, run, epochs, batch_size):
+    c = get_config("report", run)
+    config.validate(c)
+    assert (c.data.batch_size, c.data.crop, c.data.degradation) == (batch_size, 256, "gaussian")
+    assert c.pretrain.epochs + c.gan.epochs == epochs
+    assert (c.generator.blocks, c.discriminator.slope) == (15, 0.01)
+    assert len(c.vgg.layers) == len(c.vgg.layer_weights) > 1
+    assert config.steps_of(c, "gan", steps_per_epoch=2) == epochs
+
+
+@pytest.mark.parametrize("name", ["srgan", "report"])
+def test_an_unknown_variant_is_named_with_the_known(get_config, name):
+    with pytest.raises(UserError, match=r"unknown .* 'nonsense': one of "):
+        get_config(name, "nonsense")
+
+
+def test_the_quickstart_needs_nothing_that_is_not_there(get_config):
+    c = get_config("quickstart")
+    assert c.data.source == c.eval.source == "builtin"
+    assert c.pretrain.content.vgg == c.gan.content.vgg == 0

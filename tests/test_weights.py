@@ -1,0 +1,231 @@
+"""Exported generators: what comes back is what was saved, and files that are refused."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+
+from srgan_jax import weights
+from srgan_jax.errors import UserError
+from srgan_jax.models.generator import Generator
+from srgan_jax.state import TrainState, Variables, init_variables, start_pretraining
+
+# No value is a default, so that a field which is not written comes back wrong.
+OTHER = Generator(
+    scale=2, blocks=1, channels=8, norm="none", prelu="channel", output="tanh", icnr=True
+)
+USUAL = Generator(scale=4, blocks=1, channels=8)
+STORY = {"network": "srresnet", "step": 7, "config": {"seed": 3}}
+
+
+def make_state(generator: Generator, *, ema: bool) -> TrainState:
+    """Every leaf different, so that one that is lost or exchanged is seen."""
+    rng = np.random.default_rng(0)
+    make = functools.partial(init_variables, generator, input_shape=(1, 4, 4, 3))
+    form = jax.eval_shape(make, jax.random.key(0))
+    variables, average = (
+        jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), form) for _ in "12"
+    )
+    state = start_pretraining(variables, optax.adam(1e-3), ema=False)
+    return state.replace(ema=average) if ema else state
+
+
+def assert_equal(a: Variables, b: Variables) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A file as training writes it."""
+    path = tmp_path / "srresnet.safetensors"
+    weights.save_generator(path, USUAL, make_state(USUAL, ema=False), STORY)
+    return path
+
+
+def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def rewrite(path, change_arrays=None, change_metadata=None) -> None:
+    """The same file with something changed, as another program might write it."""
+    arrays, header = read(path)
+    metadata = json.loads(header["srgan_jax"])
+    if change_arrays:
+        change_arrays(arrays)
+    if change_metadata:
+        change_metadata(metadata)
+    safetensors.numpy.save_file(arrays, path, metadata={"srgan_jax": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize("generator", [USUAL, OTHER], ids=["usual", "other"])
+def test_round_trip(generator, tmp_path):
+    state = make_state(generator, ema=False)
+    weights.save_generator(tmp_path / "g.safetensors", generator, state, STORY)
+    loaded = weights.load_generator(tmp_path / "g.safetensors")
+    assert loaded.generator == generator
+    assert_equal(loaded.variables, state.generator.variables)
+
+
+def test_moving_average_is_what_is_loaded_and_both_are_kept(tmp_path):
+    path = tmp_path / "g.safetensors"
+    state = make_state(USUAL, ema=True)
+    weights.save_generator(path, USUAL, state, STORY)
+    assert_equal(weights.load_generator(path).variables, state.ema)
+    arrays, _ = read(path)
+    raw = state.generator.variables
+    for prefix, variables in (("", raw), ("ema_", state.ema)):
+        for kind, layer, name in (
+            ("params", "conv_in", "kernel"),
+            ("batch_stats", "block0_bn2", "mean"),
+        ):
+            np.testing.assert_array_equal(
+                arrays[f"{prefix}{kind}/{layer}/{name}"], getattr(variables, kind)[layer][name]
+            )
+
+
+def test_header_says_what_the_file_is(exported):
+    arrays, header = read(exported)
+    metadata = json.loads(header["srgan_jax"])
+    assert metadata["format"] == 1
+    assert metadata["ema"] is False
+    assert metadata["training"] == STORY
+    assert metadata["architecture"] == {
+        "scale": 4,
+        "blocks": 1,
+        "channels": 8,
+        "norm": "batch",
+        "prelu": "shared",
+        "output": "linear",
+        "base": "none",
+        "icnr": False,
+    }
+    assert "[0, 1]" in metadata["ranges"]["input"]
+    assert "[-1, 1]" in metadata["ranges"]["output"]
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    assert weights.load_generator(exported).metadata == metadata
+
+
+def test_no_other_file_is_left(exported):
+    assert [file.name for file in exported.parent.iterdir()] == [exported.name]
+
+
+def test_others_may_read_it_as_the_umask_says(exported):
+    plain = exported.parent / "plain"
+    plain.write_text("")
+    assert exported.stat().st_mode == plain.stat().st_mode
+
+
+def test_saving_replaces_a_former_file(exported):
+    state = make_state(USUAL, ema=True)
+    weights.save_generator(exported, USUAL, state, STORY)
+    assert_equal(weights.load_generator(exported).variables, state.ema)
+
+
+def test_unwritable(tmp_path):
+    with pytest.raises(UserError, match=r"g\.safetensors: cannot be written"):
+        weights.save_generator(
+            tmp_path / "missing" / "g.safetensors", USUAL, make_state(USUAL, ema=False), STORY
+        )
+
+
+def drop(key):
+    return lambda arrays: arrays.pop(key)
+
+
+def put(key, value):
+    return lambda arrays: arrays.update({key: value})
+
+
+def poison(key, value):
+    def change(arrays):
+        arrays[key] = arrays[key].copy()
+        arrays[key].flat[-1] = value
+
+    return change
+
+
+KERNEL = "params/conv_in/kernel"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop(KERNEL), "tensor params/conv_in/kernel is missing"),
+        (drop("batch_stats/bn_mid/var"), "tensor batch_stats/bn_mid/var is missing"),
+        (
+            put(KERNEL, np.zeros((9, 9, 3, 9), np.float32)),
+            r"tensor params/conv_in/kernel is \(9, 9, 3, 9\), not \(9, 9, 3, 8\)",
+        ),
+        (poison(KERNEL, np.nan), "tensor params/conv_in/kernel is not finite"),
+        (poison("batch_stats/bn_mid/var", np.inf), "batch_stats/bn_mid/var is not finite"),
+    ],
+    ids=["no kernel", "no variance", "shape", "nan", "inf"],
+)
+def test_wrong_tensors(exported, change, message):
+    rewrite(exported, change)
+    with pytest.raises(UserError, match=message) as error:
+        weights.load_generator(exported)
+    assert str(exported) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda metadata: metadata.update(format=2), "format 2"),
+        (lambda metadata: metadata.pop("architecture"), "metadata is damaged"),
+        (lambda metadata: metadata["architecture"].update(layers=3), "metadata is damaged"),
+        (lambda metadata: metadata["architecture"].update(blocks=2), "block1_.* is missing"),
+        (lambda metadata: metadata.update(ema=True), "ema_params/.* is missing"),
+    ],
+    ids=["format", "no architecture", "unknown field", "other architecture", "ema"],
+)
+def test_wrong_metadata(exported, change, message):
+    rewrite(exported, change_metadata=change)
+    with pytest.raises(UserError, match=message) as error:
+        weights.load_generator(exported)
+    assert str(exported) in str(error.value)
+
+
+def test_metadata_that_is_not_json(exported):
+    arrays, _ = read(exported)
+    safetensors.numpy.save_file(arrays, exported, metadata={"srgan_jax": "{"})
+    with pytest.raises(UserError, match="metadata is damaged"):
+        weights.load_generator(exported)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_in_header(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: (path.unlink(), path.mkdir()), "not a whole .safetensors file"),
+        (lambda path: path.write_text("hello"), "not a whole .safetensors file"),
+        (lambda path: path.write_bytes(b""), "not a whole .safetensors file"),
+        (cut, "not a whole .safetensors file"),
+        (cut_in_header, "not a whole .safetensors file"),
+        (
+            lambda path: safetensors.numpy.save_file({"w": np.zeros(3)}, path),
+            "not a generator written by srgan_jax",
+        ),
+    ],
+    ids=["missing", "folder", "text", "empty", "cut", "cut in header", "foreign"],
+)
+def test_no_file_of_ours(exported, damage, message):
+    damage(exported)
+    with pytest.raises(UserError, match=message) as error:
+        weights.load_generator(exported)
+    assert str(exported) in str(error.value)
+    assert "\n" not in str(error.value)

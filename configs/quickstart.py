@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
 
     c.ema_decay = 0.99
     c.pretrain.steps = 2000
-    c.pretrain.learning_rate = 2e-3
+    c.pretrain.learning_rate = 1e-3
     c.pretrain.schedule = "cosine"
     c.pretrain.decay_factor = 0.01
     c.gan.steps = 400

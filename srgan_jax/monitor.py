@@ -1,5 +1,6 @@
 """A run as it is watched: metrics.jsonl, TensorBoard, console lines, a progress bar."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -8,8 +9,10 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-import tensorboardX
+import tensorboardX.summary
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.workdir import Workdir
@@ -26,12 +29,14 @@ class Monitor:
         """`start`: updates already done; what an earlier run logged beyond them is dropped."""
         try:
             for file in (workdir.metrics, workdir.timing):
-                _drop_after(file, start)
+                _drop_after(workdir, file, start)
             self._metrics = workdir.metrics.open("a")
             self._timing = workdir.timing.open("a")
-            self._board = tensorboardX.SummaryWriter(
-                str(workdir.tensorboard), purge_step=start + 1, flush_secs=10
-            )
+            workdir.tensorboard.mkdir(exist_ok=True)
+            # Not SummaryWriter: its thread holds events back from a crash, and on a full disk
+            # it waits for ever.
+            self._board = EventsWriter(str(workdir.tensorboard / "events"))
+            self._event(start + 1, session_log=SessionLog(status=SessionLog.START))
         except OSError as error:
             raise UserError(f"{workdir.path}: cannot be written ({first_line(error)})") from error
 
@@ -46,13 +51,14 @@ class Monitor:
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures by name, uint8 [H, W, 3], into TensorBoard."""
         for name, pixels in pictures.items():
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+            image = tensorboardX.summary.image(name, pixels, dataformats="HWC")
+            self._event(step, summary=image)
 
     def close(self) -> None:
-        """Flush everything."""
-        self._metrics.close()
-        self._timing.close()
-        self._board.close()
+        """Let go of the files; everything was flushed when it was written."""
+        for file in (self._metrics, self._timing, self._board):
+            with contextlib.suppress(OSError):  # of a write that failed, and said so
+                file.close()
 
     def _write(self, file, step: int, phase: str, values: Mapping[str, float]) -> None:
         try:
@@ -61,10 +67,17 @@ class Monitor:
         except OSError as error:
             raise UserError(f"{file.name}: cannot be written ({first_line(error)})") from error
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._event(step, summary=tensorboardX.summary.scalar(name, value))
+
+    def _event(self, step: int, **content) -> None:
+        try:
+            self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._board.flush()
+        except OSError as error:
+            raise UserError(f"tensorboard: cannot be written ({first_line(error)})") from error
 
 
-def _drop_after(file: pathlib.Path, step: int) -> None:
+def _drop_after(workdir: Workdir, file: pathlib.Path, step: int) -> None:
     """Keep the lines up to a step; also drops a line that a crash cut off."""
     if not file.exists():
         return
@@ -72,7 +85,7 @@ def _drop_after(file: pathlib.Path, step: int) -> None:
     for line in file.read_text().splitlines(keepends=True):
         if line.endswith("\n") and json.loads(line)["step"] <= step:
             kept.append(line)
-    file.write_text("".join(kept))
+    workdir.write_text(file.name, "".join(kept))
 
 
 def say(line: str) -> None:

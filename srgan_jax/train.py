@@ -198,7 +198,8 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
     progress = Progress(phase.name, phase.start, done, phase.stop, config.data.batch_size)
     pending: list[tuple[int, Metrics]] = []
     with contextlib.closing(progress):
-        while done < phase.stop and not run.stop_requested.is_set():
+        stopping = False
+        while done < phase.stop and not stopping:
             state, metrics = program(state, vgg_params, batch_of(done))
             done += 1
             pending.append((done, metrics))
@@ -213,7 +214,8 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
                     config.checkpoint.every_steps,
                 )
             )
-            save |= run.stop_requested.is_set()
+            stopping = run.stop_requested.is_set()  # asked once, so that no stop goes unsaved
+            save |= stopping
             if log or validate or save:
                 values = fetch_finite(run, phase, pending)
                 pending.clear()

@@ -72,11 +72,15 @@ class Workdir:
         self.write_json("environment.json", [*starts, environment()])
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file, see `write_text`."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
         """Write a file aside and rename it. Raises: UserError where it cannot be."""
         file = self.path / name
         aside = file.with_name(f".{name}.partial")
         try:
-            aside.write_text(json.dumps(value, indent=1) + "\n")
+            aside.write_text(text)
             os.replace(aside, file)
         except OSError as error:
             aside.unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import pathlib
+import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -131,3 +133,16 @@ def digest(tree: Any) -> str:
     for leaf in jax.tree.leaves(tree):
         sha.update(np.ascontiguousarray(leaf).data)
     return sha.hexdigest()
+
+
+def quiet_orbax() -> None:
+    """Keep off the console what Orbax and TensorStore tell beside the errors that they raise."""
+    logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+    otherwise = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Reads of a damaged checkpoint that end after Orbax gave up on it.
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            otherwise(kind, error, trace)
+
+    sys.excepthook = hook

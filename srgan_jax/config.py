@@ -135,7 +135,16 @@ _AT_LEAST = {
     "eval.every_steps": 1,
     "pretrain.warmup_steps": 0,
     "gan.warmup_steps": 0,
+    "gan.adversarial_weight": 0,
+    "discriminator.slope": 0,
 }
+
+_ABOVE_ZERO = (
+    "data.blur_sigma", "vgg.feature_scale", "optim.learning_rate", "optim.epsilon",
+    "pretrain.decay_factor", "gan.decay_factor",
+)  # fmt: skip
+
+_BELOW_ONE = ("ema_decay", "optim.beta1", "optim.beta2")
 
 
 def set_length(phase: ConfigDict, unit: str) -> None:
@@ -190,10 +199,14 @@ def validate(config: ConfigDict) -> None:
         require(value(key) in choices, key, "one of " + ", ".join(map(repr, choices)))
     for key, least in _AT_LEAST.items():
         require(value(key) >= least, key, f"at least {least}")
-    for key in ("optim.learning_rate", "pretrain.learning_rate", "gan.learning_rate"):
-        require(value(key) is None or value(key) > 0, key, "above 0")
-    require(0 <= config.ema_decay < 1, "ema_decay", "from 0 to below 1")
-    require(config.data.blur_sigma > 0, "data.blur_sigma", "above 0")
+    for key in _BELOW_ONE:
+        require(0 <= value(key) < 1, key, "from 0 to below 1")
+    for key in _ABOVE_ZERO:
+        require(value(key) > 0, key, "above 0")
+    for name in PHASES:
+        require(0 <= config[name].decay_at <= 1, f"{name}.decay_at", "from 0 to 1")
+        rate = config[name].learning_rate
+        require(rate is None or rate > 0, f"{name}.learning_rate", "above 0")
     scale = config.generator.scale
     require(config.data.crop % scale == 0, "data.crop", f"a multiple of generator.scale={scale}")
     if config.generator.base == "bicubic":
@@ -217,6 +230,7 @@ def validate(config: ConfigDict) -> None:
         require(layer in vgg.LAYERS, "vgg.layers", known)
     same = f"as many numbers as there are layers ({len(layers)})"
     require(len(config.vgg.layer_weights) == len(layers), "vgg.layer_weights", same)
+    require(min(config.vgg.layer_weights) >= 0, "vgg.layer_weights", "at least 0")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -36,9 +36,10 @@ _CONVERSIONS = {
 
 
 def find(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Every image file below a folder, by its suffix, in sorted order."""
+    """Every image file below a folder, by its suffix, in sorted order; no hidden ones."""
     for path in sorted(pathlib.Path(folder).rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        hidden = path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
             yield path
 
 

@@ -76,6 +76,11 @@ def feature_distance(loss: ContentLoss, sr: Features, hr: Features) -> jax.Array
     return total
 
 
+def answers(kind: str, logits: jax.Array) -> jax.Array:
+    """What D says of each image: 1 for real, 0 for generated."""
+    return logits if kind == "lsgan" else jax.nn.sigmoid(logits)
+
+
 def generator_adversarial(kind: str, fake_logits: jax.Array) -> jax.Array:
     """The adversarial loss of G from D's logits [B] on SR, unweighted (paper, equation 6)."""
     if kind == "nonsaturating":
@@ -83,7 +88,7 @@ def generator_adversarial(kind: str, fake_logits: jax.Array) -> jax.Array:
     if kind == "saturating":
         return jnp.mean(-jax.nn.softplus(fake_logits))  # log(1 - sigmoid(l))
     if kind == "linear":
-        return jnp.mean(1.0 - jax.nn.sigmoid(fake_logits))
+        return jnp.mean(1.0 - answers(kind, fake_logits))
     if kind == "lsgan":
         return jnp.mean(jnp.square(fake_logits - 1.0))
     raise ValueError(f"unknown adversarial loss {kind!r}")

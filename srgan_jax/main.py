@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -25,7 +24,7 @@ MODE = flags.DEFINE_enum(
 def main(argv: Sequence[str]) -> None:
     """Check the flags and start what --mode says."""
     if not flags.FLAGS["verbosity"].present:
-        quiet_orbax()
+        logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE")
     config = checked_config()
@@ -34,27 +33,16 @@ def main(argv: Sequence[str]) -> None:
     workdir = Workdir(WORKDIR.value)
 
     # Imported here, so that a mistyped flag is answered at once.
+    from srgan_jax.checkpoint import quiet_orbax
     from srgan_jax.evaluate import Evaluator, evaluate_workdir
     from srgan_jax.train import train
 
+    if not flags.FLAGS["verbosity"].present:
+        quiet_orbax()
     if MODE.value == "train":
         train(config, workdir)
     else:
         evaluate_workdir(workdir, Evaluator.from_config(config))
-
-
-def quiet_orbax() -> None:
-    """Keep off the console what Orbax and TensorStore tell beside the errors that they raise."""
-    logging.set_verbosity(logging.WARNING)
-    logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
-    otherwise = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Reads of a damaged checkpoint that end after Orbax gave up on it.
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            otherwise(kind, error, trace)
-
-    sys.excepthook = hook
 
 
 def checked_config() -> ConfigDict:

@@ -15,7 +15,7 @@ class Schedule:
         to `decay_factor` times at the end.
       decay_at: where "step" steps, as a fraction of the phase; 0.5 is the paper's SRGAN.
       decay_factor: 0.1 in the paper.
-      warmup_steps: linear from 0 over so many updates.
+      warmup_steps: updates over which the rate rises linearly, from a first small part of it.
     """
 
     learning_rate: float
@@ -39,7 +39,8 @@ class Schedule:
             raise ValueError(f"unknown schedule {self.kind!r}")
         if self.warmup_steps == 0:
             return main
-        warmup = optax.linear_schedule(0.0, peak, self.warmup_steps)
+        rise = peak / self.warmup_steps
+        warmup = optax.linear_schedule(rise, peak + rise, self.warmup_steps)
         return optax.join_schedules([warmup, main], [self.warmup_steps])
 
 

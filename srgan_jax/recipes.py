@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import optax
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
@@ -32,6 +33,26 @@ def degradation(config: ConfigDict) -> Degradation:
     return Degradation(config.generator.scale, config.data.degradation, config.data.blur_sigma)
 
 
+def optimizer(
+    config: ConfigDict, name: str, steps: int, updates_per_step: int = 1
+) -> optax.GradientTransformation:
+    """Adam for one network in one phase, its schedule stretched over all of its updates."""
+    phase = config[name]
+    schedule = optim.Schedule(
+        learning_rate=config_lib.learning_rate_of(config, name),
+        kind=phase.schedule,
+        decay_at=phase.decay_at,
+        decay_factor=phase.decay_factor,
+        warmup_steps=phase.warmup_steps * updates_per_step,
+    )
+    return optim.adam(
+        schedule.make(steps * updates_per_step),
+        beta1=config.optim.beta1,
+        beta2=config.optim.beta2,
+        epsilon=config.optim.epsilon,
+    )
+
+
 def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list[Phase]:
     """Both phases, of which either may have no steps.
 
@@ -49,18 +70,6 @@ def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list
     for name, steps in lengths.items():
         phase = config[name]
         is_gan = name == "gan"
-        tx = optim.adam(
-            optim.Schedule(
-                learning_rate=config_lib.learning_rate_of(config, name),
-                kind=phase.schedule,
-                decay_at=phase.decay_at,
-                decay_factor=phase.decay_factor,
-                warmup_steps=phase.warmup_steps,
-            ).make(steps),
-            beta1=config.optim.beta1,
-            beta2=config.optim.beta2,
-            epsilon=config.optim.epsilon,
-        )
         content = losses.ContentLoss(
             **phase.content,
             layers=tuple(zip(config.vgg.layers, config.vgg.layer_weights, strict=True)),
@@ -69,7 +78,7 @@ def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list
         )
         recipe = Recipe(
             generator=generator,
-            generator_tx=tx,
+            generator_tx=optimizer(config, name, steps),
             content=content,
             degradation=degradation(config),
             vgg=vgg if content.vgg else None,
@@ -79,7 +88,7 @@ def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list
             recipe = GanRecipe(
                 **vars(recipe),
                 discriminator=discriminator,
-                discriminator_tx=tx,
+                discriminator_tx=optimizer(config, name, steps, phase.discriminator_updates),
                 adversarial=losses.AdversarialLoss(
                     config.gan.adversarial, config.gan.adversarial_weight
                 ),

@@ -34,12 +34,13 @@ def _resampling_matrix(
 
     Output sample i lies over the input coordinate (i + 0.5) / scale - 0.5, so that the
     centres of the first and last pixels keep their places. `kernel` is a function of the
-    distance in input pixels and vanishes beyond `support`.
+    distance in input pixels, cut off beyond `support`.
     """
     centers = (np.arange(out_size) + 0.5) / float(scale) - 0.5
     taps = math.ceil(2 * support) + 2
     indices = np.floor(centers - support).astype(np.int64)[:, None] + np.arange(taps)
-    weights = kernel(centers[:, None] - indices)
+    distances = centers[:, None] - indices
+    weights = np.where(np.abs(distances) <= support, kernel(distances), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     period = np.concatenate([np.arange(in_size), np.arange(in_size)[::-1]])
     mirrored = period[indices % (2 * in_size)]

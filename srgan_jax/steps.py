@@ -210,8 +210,8 @@ def update_discriminator(
     )(network.variables.params)
     metrics = {
         "loss/discriminator": loss,
-        "d/real": jnp.mean(jax.nn.sigmoid(real_logits)),
-        "d/fake": jnp.mean(jax.nn.sigmoid(fake_logits)),
+        "d/real": jnp.mean(losses.answers(recipe.adversarial.kind, real_logits)),
+        "d/fake": jnp.mean(losses.answers(recipe.adversarial.kind, fake_logits)),
     }
     grads, metrics = average((grads, metrics), axis_name)
     metrics["grad_norm/discriminator"] = optax.tree.norm(grads)

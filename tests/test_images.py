@@ -252,3 +252,10 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_half_file(tmp_path, noise):
 def test_a_missing_folder_is_named(tmp_path, noise):
     with pytest.raises(UserError, match=r"nowhere/sr\.png: cannot be written"):
         images.write(tmp_path / "nowhere" / "sr.png", noise(8, 8))
+
+
+def test_find_is_sorted_recursive_and_passes_over_hidden_files(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.PNG", "deep/a.jpg", ".half.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in images.find(tmp_path)] == ["b.PNG", "a.jpg"]

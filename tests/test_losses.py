@@ -187,3 +187,9 @@ def test_several_layers_are_a_weighted_sum():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="unknown adversarial loss 'hinge'"):
         losses.generator_adversarial("hinge", jnp.zeros(1))
+
+
+def test_answers_are_one_for_real_and_zero_for_generated():
+    logits = jnp.array([-50.0, 0.0, 50.0])
+    np.testing.assert_allclose(losses.answers("nonsaturating", logits), [0, 0.5, 1], atol=1e-6)
+    np.testing.assert_array_equal(losses.answers("lsgan", jnp.array([0.0, 1.0])), [0, 1])

@@ -5,7 +5,9 @@ import numpy as np
 import optax
 import pytest
 
+from srgan_jax import config, recipes
 from srgan_jax.optim import Schedule, adam
+from srgan_jax.steps import GanRecipe
 
 
 def rates(schedule: Schedule, steps: int, *at: int) -> list[float]:
@@ -13,9 +15,8 @@ def rates(schedule: Schedule, steps: int, *at: int) -> list[float]:
     return [float(made(step)) for step in at]
 
 
-def step_sizes(schedule: optax.Schedule, steps: int) -> np.ndarray:
+def step_sizes(tx: optax.GradientTransformation, steps: int) -> np.ndarray:
     """How far each update moves one parameter of constant gradient: Adam's is the rate."""
-    tx = adam(schedule, beta1=0.9, beta2=0.999, epsilon=1e-8)
     param, state, sizes = jnp.ones(()), tx.init(jnp.ones(())), []
     for _ in range(steps):
         updates, state = tx.update(jnp.ones(()), state, param)
@@ -29,9 +30,8 @@ def test_the_papers_srgan_steps_down_at_half():
     paper = Schedule(1e-4, "step")
     values = rates(paper, 200_000, 0, 99_999, 100_000, 199_999)
     np.testing.assert_allclose(values, [1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
-    np.testing.assert_allclose(
-        step_sizes(Schedule(0.1, "step").make(6), 6), 3 * [0.1] + 3 * [0.01], rtol=1e-4
-    )
+    tx = adam(Schedule(0.1, "step").make(6), beta1=0.9, beta2=0.999, epsilon=1e-8)
+    np.testing.assert_allclose(step_sizes(tx, 6), 3 * [0.1] + 3 * [0.01], rtol=1e-4)
 
 
 def test_constant():
@@ -54,7 +54,7 @@ def test_cosine_ends_at_its_factor():
 def test_warm_up_is_linear_and_leaves_the_rest_where_it_was(kind):
     schedule = Schedule(1.0, kind, warmup_steps=10)
     values = rates(schedule, 100, 0, 1, 5, 9, 10)
-    np.testing.assert_allclose(values, [0, 0.1, 0.5, 0.9, 1], rtol=1e-6)
+    np.testing.assert_allclose(values, [0.1, 0.2, 0.6, 1, 1], rtol=1e-6)
     late = {"constant": [1, 1, 1], "step": [1, 0.1, 0.1]}.get(kind)
     if kind == "cosine":  # from 10 to 100
         late = [0.1 + 0.9 * (1 + np.cos(np.pi * t / 90)) / 2 for t in (39, 40, 90)]
@@ -88,3 +88,18 @@ def test_adam_by_hand():
         updates, state = tx.update(jnp.asarray(grad, jnp.float32), state, ours)
         ours = optax.apply_updates(ours, updates)
     np.testing.assert_allclose(ours, param, rtol=1e-5)
+
+
+def test_both_networks_rates_fall_at_the_same_moment():
+    """Also where D has two updates for each of G's."""
+    c = config.paper()
+    c.gan.content = {"pixel": 1.0, "vgg": 0.0, "tv": 0.0}
+    c.gan.learning_rate = 0.1
+    c.gan.discriminator_updates = 2
+    recipe = recipes.make_phases(c, 0, 4)[1].recipe
+    assert isinstance(recipe, GanRecipe)
+    np.testing.assert_allclose(
+        step_sizes(recipe.generator_tx, 4), [0.1, 0.1, 0.01, 0.01], rtol=1e-4
+    )
+    expected = 4 * [0.1] + 4 * [0.01]
+    np.testing.assert_allclose(step_sizes(recipe.discriminator_tx, 8), expected, rtol=1e-4)

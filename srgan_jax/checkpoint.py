@@ -5,7 +5,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -138,11 +137,12 @@ def digest(tree: Any) -> str:
 def quiet_orbax() -> None:
     """Keep off the console what Orbax and TensorStore tell beside the errors that they raise."""
     logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
-    otherwise = sys.excepthook
+    otherwise = sys.unraisablehook
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # Reads of a damaged checkpoint that end after Orbax gave up on it.
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            otherwise(kind, error, trace)
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Of reads and writes that end after Orbax gave up on the others and raised.
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            otherwise(unraisable)
 
-    sys.excepthook = hook
+    sys.unraisablehook = hook

@@ -138,10 +138,13 @@ def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:
     recipe = pretraining.recipe
     if config.init_from:
         exported = weights.load_generator(config.init_from)
-        if exported.generator != recipe.generator:
+        differences = config_lib.differences(
+            weights.architecture(exported.generator), weights.architecture(recipe.generator)
+        )
+        if differences:
             raise UserError(
-                f"config.init_from={config.init_from} is of another architecture:"
-                f" {exported.generator} instead of {recipe.generator}"
+                f"config.init_from={config.init_from} is of another architecture than"
+                f" config.generator ({'; '.join(differences)})"
             )
         variables = exported.variables
     else:
@@ -193,7 +196,7 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
     program = run.parallel.compile(step_fn, phase.recipe, state, vgg_params, batch_of(done))
     seconds = time.perf_counter() - before
     say(f"{phase.name}: {phase.stop - done} steps to go, compiled in {duration(seconds)}")
-    monitor.timing(done, phase.name, {"compile_seconds": seconds})
+    monitor.timing(done + 1, phase.name, {"compile_seconds": seconds})
 
     progress = Progress(phase.name, phase.start, done, phase.stop, config.data.batch_size)
     pending: list[tuple[int, Metrics]] = []
@@ -244,7 +247,9 @@ def fetch_finite(run: Run, phase: Phase, pending: list[tuple[int, Metrics]]) -> 
     values: dict[str, float] = {}
     for step, metrics in jax.device_get(pending):
         values = {name: float(value) for name, value in metrics.items()}
-        for name, value in values.items():
+        # Terms of the loss first: the gradients follow from them.
+        for name in sorted(values, key=lambda name: not name.startswith("loss/")):
+            value = values[name]
             if not math.isfinite(value):
                 run.checkpoints.wait()
                 kept = run.checkpoints.latest_step()

@@ -35,14 +35,9 @@ def save_generator(
     path: str | os.PathLike, generator: Generator, state: TrainState, training: dict[str, Any]
 ) -> None:
     """Write a generator aside and rename. `training` is told in the metadata, plain JSON."""
-    architecture = {
-        name: getattr(generator, name)
-        for name in generator.__dataclass_fields__
-        if name not in ("parent", "name", "axis_name")
-    }
     metadata = {
         "format": FORMAT,
-        "architecture": architecture,
+        "architecture": architecture(generator),
         "ranges": RANGES,
         "ema": state.ema is not None,
         "training": training,
@@ -64,6 +59,15 @@ def save_generator(
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
+
+
+def architecture(generator: Generator) -> dict[str, Any]:
+    """The switches that make up a generator, by name."""
+    return {
+        name: getattr(generator, name)
+        for name in generator.__dataclass_fields__
+        if name not in ("parent", "name", "axis_name")
+    }
 
 
 def load_generator(path: str | os.PathLike) -> Exported:

@@ -49,7 +49,8 @@ class Workdir:
         A run that left no checkpoint has nothing to lose, and does not count.
         """
         file = self.path / "config.json"
-        if not file.exists() or not (self.checkpoints.exists() or self.results.exists()):
+        saved = any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
+        if not file.exists() or not (saved or self.results.exists()):
             return
         try:
             old = json.loads(file.read_text())

@@ -63,8 +63,13 @@ class Runs:
             for i in range(count):
                 coarse = rng.integers(0, 256, (10, 12, 3), np.uint8)
                 Image.fromarray(coarse).resize((48, 40)).save(path / f"{i}.png")
+        # tensorboardX imports PyTorch where there is one: a second of every start.
+        stubs = folder / "stubs"
+        stubs.mkdir()
+        (stubs / "torch.py").write_text("raise ImportError")
         # Compiling takes most of a tiny run; with this, every program is compiled once.
         self.env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(stubs), os.environ.get("PYTHONPATH", "")]),
             "JAX_NUM_CPU_DEVICES": "1",
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -597,8 +602,6 @@ def test_files_may_not_grow(runs, finished, tmp_path):
         workdir, prefix=["bash", "-c", 'ulimit -f 24 && exec "$@"', "bash"], env=NO_CACHE_WRITES
     )
     assert_refused(done, str(workdir), "cannot be written")
-    assert_fine(runs(workdir))
-    assert_same_outcome(workdir, finished)
 
 
 def methods_measured(workdir: pathlib.Path) -> set[str]:
@@ -616,6 +619,7 @@ def others(runs, root) -> dict[str, tuple[pathlib.Path, subprocess.CompletedProc
             "data__path": shared / "data/train/part0",
             "vgg__path": shared / "weights/vgg19_imagenet_conv1_1-conv3_4.npz",
             "data__crop": 96,
+            "data__batch_size": 2,
             "pretrain__steps": 12,
             "gan__steps": 12,
             "checkpoint__every_steps": 50,
@@ -686,14 +690,22 @@ def test_failed_before_any_checkpoint_and_begun_anew_with_another_config(runs, t
 
 def test_init_from(runs, finished, tmp_path):
     file = finished / "srresnet.safetensors"
-    still = {"pretrain__steps": 1, "gan__steps": 0, "optim__learning_rate": 1e-30}
-    assert_fine(runs(tmp_path / "run", init_from=file, **still))
+    still = {
+        "init_from": file,
+        "pretrain__steps": 1,
+        "gan__steps": 0,
+        "optim__learning_rate": 1e-30,
+    }
+    done, refused = runs.together(
+        lambda: runs(tmp_path / "run", **still),
+        lambda: runs(tmp_path / "other", generator__blocks=2, **still),
+    )
+    assert_fine(done)
     before, after = (tensors(path) for path in (file, tmp_path / "run" / "srresnet.safetensors"))
     for key in before:
         if key.startswith("params/"):
             np.testing.assert_allclose(after[key], before[key], rtol=0, atol=1e-20)
-    done = runs(tmp_path / "other", init_from=file, generator__blocks=2, **still)
-    assert_refused(done, f"config.init_from={file}", "architecture", "blocks")
+    assert_refused(refused, f"config.init_from={file}", "architecture", "blocks")
     assert not (tmp_path / "other" / "checkpoints").exists()
 
 

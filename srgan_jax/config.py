@@ -80,6 +80,7 @@ def paper() -> ConfigDict:
     c.eval.source = "builtin"  # as data.source; the built-in set has one held-out photograph
     c.eval.path = ""
     c.eval.dataset = "div2k"
+    c.eval.damaged = "stop"
     c.eval.every_steps = 5_000
     return c
 
@@ -118,6 +119,7 @@ _CHOICES = {
     "gan.schedule": ("constant", "step", "cosine"),
     "gan.adversarial": ("nonsaturating", "saturating", "linear", "lsgan"),
     "eval.source": ("builtin", "folder", "tfds"),
+    "eval.damaged": ("stop", "skip"),
 }
 
 _AT_LEAST = {

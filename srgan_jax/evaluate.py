@@ -153,6 +153,7 @@ class Evaluator:
             split="validation",
             dataset=config.eval.dataset,
             min_size=smallest_picture(scale),
+            damaged=config.eval.damaged,
             key="eval",
         )
         data = config.eval.path or config.eval.source

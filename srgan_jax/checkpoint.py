@@ -23,8 +23,13 @@ class Checkpoints:
     on disk otherwise comes back as a number.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int):
-        """`keep` is how many of the latest stay."""
+    def __init__(self, directory: str | os.PathLike, *, keep: int, origin: str = ""):
+        """`keep` is how many of the latest stay.
+
+        `origin` tells what the run was begun with beyond its config, such as a digest of its
+        pictures; checkpoints of another origin are refused.
+        """
+        self._origin = origin
         self._directory = pathlib.Path(directory).absolute()
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = self._open()
@@ -39,13 +44,19 @@ class Checkpoints:
         """Begin to write a checkpoint. Raises: UserError where this or the last one cannot be."""
         host = jax.device_get(state)
         try:
-            self._manager.save(
+            meta = {
+                "sha256": digest(host),
+                "discriminator": host.discriminator is not None,
+                "origin": self._origin,
+            }
+            saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host),
-                    meta=ocp.args.JsonSave({"sha256": digest(host)}),
+                    state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta)
                 ),
             )
+            if not saved:
+                raise RuntimeError(f"Orbax declined step {step}")
         except Exception as error:  # Orbax passes on whatever its storage raised
             raise self._cannot_write(error) from error
 
@@ -65,41 +76,51 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def restore_latest(self, template: Callable[[int], TrainState]) -> TrainState | None:
+    def restore_latest(self, template: Callable[[bool], TrainState]) -> TrainState | None:
         """The newest whole checkpoint, or None where there is none at all.
 
         A damaged one is moved to `damaged/` beside the checkpoints, with a warning, and the one
         before it is tried.
 
         Args:
-          template: from a step number to the abstract state saved at it
-            (`jax.ShapeDtypeStruct`s with shardings).
-        Raises: UserError where there are checkpoints but every one is damaged.
+          template: the abstract state (`jax.ShapeDtypeStruct`s with shardings) with the
+            discriminator, or without.
+        Raises: UserError where there are checkpoints but every one is damaged, or of another
+          origin.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                return self._restore(step, template(step))
+                return self._restore(step, template)
+            except UserError:
+                raise
             except Exception as error:  # whatever a damaged file leads Orbax into
                 moved = self._set_aside(step)
                 logging.warning(
                     "checkpoint %d is damaged (%s): moved to %s", step, first_line(error), moved
                 )
-        if steps:
+        if steps or self._damaged.exists():
             raise UserError(
                 f"{self._directory}: every checkpoint is damaged (now below"
-                f" {self._damaged}): start in a new --workdir"
+                f" {self._damaged}): start in a new --workdir, or delete that folder to start over"
             )
         return None
 
-    def _restore(self, step: int, template: TrainState) -> TrainState:
+    def _restore(self, step: int, template: Callable[[bool], TrainState]) -> TrainState:
+        meta_only = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = self._manager.restore(step, args=meta_only).meta
+        if meta["origin"] != self._origin:
+            raise UserError(
+                f"{self._directory}: the run was begun with other pictures, or a part of them:"
+                " give those, or another --workdir"
+            )
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(template(meta["discriminator"]))
             ),
         )
-        if digest(jax.device_get(restored.state)) != restored.meta["sha256"]:
+        if digest(jax.device_get(restored.state)) != meta["sha256"]:
             raise ValueError("its arrays are not those that were saved")
         return restored.state
 

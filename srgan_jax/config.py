@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -80,7 +81,7 @@ def paper() -> ConfigDict:
     c.eval.source = "builtin"  # as data.source; the built-in set has one held-out photograph
     c.eval.path = ""
     c.eval.dataset = "div2k"
-    c.eval.damaged = "stop"
+    c.eval.damaged = "stop"  # as data.damaged
     c.eval.every_steps = 5_000
     return c
 
@@ -157,11 +158,19 @@ def set_length(phase: ConfigDict, unit: str) -> None:
 
 
 def prefer_overrides(config: ConfigDict, overrides: dict[str, Any]) -> None:
-    """Let a length given on the command line replace one that the config file gives.
+    """Let what the command line gives replace what the config file says otherwise.
 
-    `overrides` are the keys given there, such as "gan.epochs". Two lengths of one phase given
-    there are left both, for `validate` to refuse.
+    A length replaces a phase's length in another unit; two lengths of one phase given there are
+    left both, for `validate` to refuse. The common learning rate replaces that of a phase.
+
+    Args:
+      config: changed in place.
+      overrides: keys given on the command line, such as "gan.epochs".
     """
+    if "optim.learning_rate" in overrides:
+        for name in PHASES:
+            if f"{name}.learning_rate" not in overrides:
+                config[name].learning_rate = None
     for name in PHASES:
         given = [unit for unit in LENGTHS if f"{name}.{unit}" in overrides]
         if len(given) == 1:
@@ -171,11 +180,17 @@ def prefer_overrides(config: ConfigDict, overrides: dict[str, Any]) -> None:
 def steps_of(config: ConfigDict, name: str, steps_per_epoch: float) -> int:
     """The length of a phase in steps, whole, for a set that has so many steps an epoch."""
     phase = config[name]
+    batches = config.gan.discriminator_updates if name == "gan" else 1  # a step
+    if phase.steps is not None:
+        return phase.steps
     if phase.epochs is not None:
-        return round(phase.epochs * steps_per_epoch)
-    if phase.examples is not None:
-        return -(-phase.examples // config.data.batch_size)
-    return phase.steps
+        return math.ceil(phase.epochs * steps_per_epoch / batches)
+    return math.ceil(phase.examples / (batches * config.data.batch_size))
+
+
+def has_steps(config: ConfigDict, name: str) -> bool:
+    """Whether a phase is trained at all, whatever the set."""
+    return any(config[name][unit] for unit in LENGTHS)
 
 
 def learning_rate_of(config: ConfigDict, name: str) -> float:
@@ -201,6 +216,13 @@ def validate(config: ConfigDict) -> None:
         require(value(key) in choices, key, "one of " + ", ".join(map(repr, choices)))
     for key, least in _AT_LEAST.items():
         require(value(key) >= least, key, f"at least {least}")
+    require(config.seed < 2**32, "seed", "below 2**32")
+    for group in ("data", "eval"):
+        if config[group].source == "builtin" and config[group].path:
+            raise UserError(
+                f"config.{group}.path={config[group].path} but config.{group}.source is 'builtin':"
+                f" add --config.{group}.source=folder"
+            )
     for key in _BELOW_ONE:
         require(0 <= value(key) < 1, key, "from 0 to below 1")
     for key in _ABOVE_ZERO:
@@ -232,7 +254,16 @@ def validate(config: ConfigDict) -> None:
         require(layer in vgg.LAYERS, "vgg.layers", known)
     same = f"as many numbers as there are layers ({len(layers)})"
     require(len(config.vgg.layer_weights) == len(layers), "vgg.layer_weights", same)
-    require(min(config.vgg.layer_weights) >= 0, "vgg.layer_weights", "at least 0")
+    weights = config.vgg.layer_weights
+    numbers = all(isinstance(weight, (int, float)) and weight >= 0 for weight in weights)
+    require(numbers and any(weights), "vgg.layer_weights", "numbers of at least 0, not all 0")
+
+
+def adopt_degradation(config: ConfigDict, trained: dict[str, Any]) -> None:
+    """Take over how a run made its LR images, from its config.json, to measure it likewise."""
+    config.generator.scale = trained["generator"]["scale"]
+    config.data.degradation = trained["data"]["degradation"]
+    config.data.blur_sigma = trained["data"]["blur_sigma"]
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import json
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -156,8 +156,10 @@ class Evaluator:
             damaged=config.eval.damaged,
             key="eval",
         )
-        data = config.eval.path or config.eval.source
-        return cls(data, make_pairs(pictures, recipes.degradation(config)), scale)
+        if pictures.summary.count(";"):  # something was converted or left out
+            say(f"measuring on {pictures.summary}")
+        pairs = make_pairs(pictures, recipes.degradation(config))
+        return cls(data_label(config), pairs, scale)
 
     def validate(
         self, generator: Generator, variables: Variables
@@ -177,10 +179,17 @@ class Evaluator:
         return evaluate(self.data, self.pairs, methods, self.scale)
 
 
-def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
-    """Measure the generators that a run exported: results.json, panel.png, a table.
+def data_label(config: ConfigDict) -> str:
+    """What the rows call the set that `config.eval` names."""
+    labels = {"folder": config.eval.path, "tfds": config.eval.dataset}
+    return labels.get(config.eval.source, config.eval.source)
 
-    Raises: UserError where there is none.
+
+def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
+    """Measure the generators that a run exported: results.json, a panel, a table.
+
+    Rows of other sets in results.json stay, and so does panel.png if it is of another set.
+    Raises: UserError where there is no generator.
     """
     methods = {"bicubic": bicubic(evaluator.scale)}
     for name in NETWORKS:
@@ -203,13 +212,18 @@ def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
         if method in outputs:
             columns[title] = (outputs[method][0], caption(rows, pair.name, method))
     columns["HR"] = (pair.hr, "{1}x{0}".format(*pair.hr.shape))
-    images.write(workdir.panel, panel.draw(columns, pair.hr))
-    workdir.write_json(workdir.results.name, {"rows": rows})
+    others = [row for row in read_rows(workdir) if row["data"] != evaluator.data]
+    drawn = workdir.panel
+    if others:
+        slug = re.sub(r"\W+", "_", evaluator.data).strip("_")
+        drawn = drawn.with_stem(f"{drawn.stem}_{slug}")
+    images.write(drawn, panel.draw(columns, pair.hr))
+    workdir.write_json(workdir.results.name, {"rows": others + rows})
 
     count = len(evaluator.pairs)
-    say(f"{evaluator.data}: {count} picture{'s' if count > 1 else ''} never trained on")
+    say(f"{evaluator.data}: mean over {count} picture{'s' if count > 1 else ''}")
     say(table(rows))
-    say(f"written: {workdir.results}, {workdir.panel}")
+    say(f"written: {workdir.results}, {drawn}")
 
 
 def caption(rows: list[Row], image: str, method: str) -> str:
@@ -223,5 +237,5 @@ def caption(rows: list[Row], image: str, method: str) -> str:
 
 
 def read_rows(workdir: Workdir) -> list[Row]:
-    """The rows of a complete run's results.json."""
-    return json.loads(workdir.results.read_text())["rows"]
+    """The rows of results.json; none where there is no such file."""
+    return workdir.read_json(workdir.results.name)["rows"] if workdir.results.exists() else []

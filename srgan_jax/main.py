@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
     if MODE.value == "train":
         train(config, workdir)
     else:
+        if (workdir.path / "config.json").exists():
+            config_lib.adopt_degradation(config, workdir.read_json("config.json"))
         evaluate_workdir(workdir, Evaluator.from_config(config))
 
 

@@ -22,7 +22,7 @@ class Monitor:
     """Writes what a run reports.
 
     metrics.jsonl holds only what the seed determines, so that it is the same for every run of a
-    config; seconds and rates go to timing.jsonl. Both, and TensorBoard, get everything.
+    config; seconds and rates go to timing.jsonl. TensorBoard gets both.
     """
 
     def __init__(self, workdir: Workdir, start: int):
@@ -78,12 +78,16 @@ class Monitor:
 
 
 def _drop_after(workdir: Workdir, file: pathlib.Path, step: int) -> None:
-    """Keep the lines up to a step; also drops a line that a crash cut off."""
+    """Keep the lines up to a step; also drops what a crash garbled."""
     if not file.exists():
         return
     kept = []
     for line in file.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
+        try:
+            whole = line.endswith("\n") and json.loads(line)["step"] <= step
+        except ValueError:
+            whole = False
+        if whole:
             kept.append(line)
     workdir.write_text(file.name, "".join(kept))
 

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from srgan_jax.data.degradation import Batch
 from srgan_jax.errors import UserError
 from srgan_jax.state import Params, TrainState
-from srgan_jax.steps import Batch, Metrics, Recipe
+from srgan_jax.steps import Metrics, Recipe
 
 AXIS = "devices"
 

@@ -27,11 +27,6 @@ def unit_to_signed(image: jax.Array) -> jax.Array:
     return image * 2.0 - 1.0
 
 
-def signed_to_unit(image: jax.Array) -> jax.Array:
-    """[-1, 1] to [0, 1], any shape."""
-    return (image + 1.0) / 2.0
-
-
 def signed_to_pixels(image: jax.Array) -> jax.Array:
     """[-1, 1] to 0..255 float, neither rounded nor clipped, any shape."""
     return (image + 1.0) * 127.5

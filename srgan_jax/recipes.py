@@ -53,21 +53,25 @@ def optimizer(
     )
 
 
-def make_phases(config: ConfigDict, pretrain_steps: int, gan_steps: int) -> list[Phase]:
-    """Both phases, of which either may have no steps.
+def load_content_network(config: ConfigDict) -> tuple[VGG19 | None, Params]:
+    """VGG19 where a phase's content loss needs it. Raises: UserError where it cannot be had."""
+    if any(
+        config[name].content.vgg and config_lib.has_steps(config, name)
+        for name in config_lib.PHASES
+    ):
+        return load_vgg19(config.vgg.path, tuple(config.vgg.layers))
+    return None, {}
 
-    Raises: UserError where a phase needs VGG19 weights that are not there.
-    """
+
+def make_phases(
+    config: ConfigDict, lengths: list[int], vgg: VGG19 | None, vgg_params: Params
+) -> list[Phase]:
+    """Both phases, of which either may have no steps; `lengths` in steps."""
     generator = Generator(**config.generator)
     discriminator = Discriminator(**config.discriminator)
-    vgg: VGG19 | None = None
-    vgg_params: Params = {}
-    lengths = {"pretrain": pretrain_steps, "gan": gan_steps}
-    if any(config[name].content.vgg for name, steps in lengths.items() if steps):
-        vgg, vgg_params = load_vgg19(config.vgg.path, tuple(config.vgg.layers))
 
     phases, start = [], 0
-    for name, steps in lengths.items():
+    for name, steps in zip(config_lib.PHASES, lengths, strict=True):
         phase = config[name]
         is_gan = name == "gan"
         content = losses.ContentLoss(

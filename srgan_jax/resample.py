@@ -120,7 +120,9 @@ def bicubic(image: jax.Array, scale: Fraction | int, *, quantise: bool) -> jax.A
 def gaussian_downsample(
     image: jax.Array, factor: int, sigma: float, *, quantise: bool
 ) -> jax.Array:
-    """Gaussian blur of `sigma` pixels, then one pixel in `factor` (the paper's text, section 2.1).
+    """Gaussian blur of `sigma` pixels, then one sample in `factor` (the paper's text, section 2.1).
+
+    Samples lie at the centres of blocks of `factor` pixels, so that nothing is shifted.
 
     [..., H, W, C] to float32 [..., H // factor, W // factor, C], same range.
     """

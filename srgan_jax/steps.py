@@ -6,28 +6,21 @@ averaged over the devices, so that both give the same update.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from srgan_jax import losses
 from srgan_jax.data import degradation
+from srgan_jax.data.degradation import Batch
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
 from srgan_jax.models.vgg import VGG19
 from srgan_jax.state import Network, Params, TrainState, Variables, update_ema
 
 Metrics = dict[str, jax.Array]
-
-
-class Batch(NamedTuple):
-    """Crops as read, and how each is to be flipped and turned; on the host or a device."""
-
-    crops: jax.Array | np.ndarray  # uint8 [B, S, S, 3]
-    codes: jax.Array | np.ndarray  # int32 [B]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from srgan_jax import evaluate, recipes, rng, weights
 from srgan_jax.checkpoint import Checkpoints
 from srgan_jax.data import sampling, sources
 from srgan_jax.data.batches import Batches
+from srgan_jax.data.degradation import Batch
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import Evaluator
 from srgan_jax.monitor import Monitor, Progress, duration, say
@@ -33,7 +34,7 @@ from srgan_jax.state import (
     start_gan,
     start_pretraining,
 )
-from srgan_jax.steps import Batch, GanRecipe, Metrics, gan_step, pretrain_step
+from srgan_jax.steps import GanRecipe, Metrics, gan_step, pretrain_step
 from srgan_jax.workdir import Workdir, source_revision
 
 # Steps that the host may be ahead of the device: enough to keep it busy, few enough that
@@ -63,13 +64,23 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
 
     Continues from the newest checkpoint of the same run. Raises: UserError.
     """
-    workdir.check_config(config)
-    if is_complete(config, workdir):
-        say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
-        say(evaluate.table(evaluate.read_rows(workdir)))
-        return
+    with workdir.locked():
+        workdir.check_config(config)
+        results = complete_results(config, workdir)
+        if results:
+            say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
+            say(evaluate.table(results))
+        else:
+            train_on(config, workdir)
+
+
+def train_on(config: ConfigDict, workdir: Workdir) -> None:
+    """Begin or continue a run that is not complete."""
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.data.batch_size)
+    if not any(config_lib.has_steps(config, name) for name in config_lib.PHASES):
+        raise UserError("config.pretrain and config.gan have no steps: nothing to train")
+    vgg, vgg_params = recipes.load_content_network(config)  # before a long download
 
     pictures = sources.load(
         source=config.data.source,
@@ -84,15 +95,15 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     evaluator = Evaluator.from_config(config)
     per_epoch = sampling.steps_per_epoch(len(pictures), config.data.batch_size)
     lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
-    if not any(lengths):
-        raise UserError("config.pretrain and config.gan have no steps: nothing to train")
-    phases = recipes.make_phases(config, *lengths)
+    phases = recipes.make_phases(config, lengths, vgg, vgg_params)
     state = initial_state(config, phases[0])
 
     workdir.record_start(config)
-    checkpoints = Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep)
+    checkpoints = Checkpoints(
+        workdir.checkpoints, keep=config.checkpoint.keep, origin=pictures.fingerprint()
+    )
     restored = checkpoints.restore_latest(
-        functools.partial(saved_form, config, phases, parallel, state)
+        functools.partial(saved_form, config, phases[-1], parallel, state)
     )
     if restored is not None:
         state = restored
@@ -114,6 +125,7 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
                 state = parallel.replicate(enter_gan(config, phase, state))
             state = run_phase(run, phase, state)
             if requested.is_set():
+                checkpoints.wait()
                 say(f"stopped after step {int(state.step)}: the same command continues this run")
                 return
             weights.save_generator(
@@ -122,15 +134,18 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
     evaluate.evaluate_workdir(workdir, evaluator)
 
 
-def is_complete(config: ConfigDict, workdir: Workdir) -> bool:
-    """Whether the run of this config ended: all that it exports is there, and measured."""
+def complete_results(config: ConfigDict, workdir: Workdir) -> list[evaluate.Row]:
+    """The rows of a run that ended: all that it exports is there, and measured. Else none."""
     networks = [
         network
         for name, network in zip(config_lib.PHASES, evaluate.NETWORKS, strict=True)
-        if any(config[name][unit] for unit in config_lib.LENGTHS)
+        if config_lib.has_steps(config, name)
     ]
-    exported = all(workdir.export(network).exists() for network in networks)
-    return exported and workdir.results.exists()
+    if not all(workdir.export(network).exists() for network in networks):
+        return []
+    data = evaluate.data_label(config)
+    rows = [row for row in evaluate.read_rows(workdir) if row["data"] == data]
+    return rows if {row["method"] for row in rows} >= set(networks) else []
 
 
 def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:
@@ -165,14 +180,15 @@ def enter_gan(config: ConfigDict, gan: Phase, state: TrainState) -> TrainState:
 
 
 def saved_form(
-    config: ConfigDict, phases: list[Phase], parallel: Parallel, initial: TrainState, step: int
+    config: ConfigDict,
+    gan: Phase,
+    parallel: Parallel,
+    initial: TrainState,
+    discriminator: bool,
 ) -> TrainState:
-    """The abstract state that a checkpoint of `step` holds: with D once the GAN phase began."""
-    pretraining, gan = phases
-    if step <= pretraining.stop:
-        form = jax.eval_shape(lambda state: state, initial)
-    else:
-        form = jax.eval_shape(functools.partial(enter_gan, config, gan), initial)
+    """The abstract state that a checkpoint holds, with D or, of pre-training, without."""
+    enter = functools.partial(enter_gan, config, gan)
+    form = jax.eval_shape(enter if discriminator else lambda state: state, initial)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated), form
     )

@@ -1,5 +1,7 @@
 """A run's folder: whose it is, what made it, and its small files."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -7,6 +9,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +18,10 @@ from ml_collections import ConfigDict
 from srgan_jax import config as config_lib
 from srgan_jax.errors import UserError, first_line
 
-PACKAGES = ("srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+PACKAGES = (
+    "srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy",
+    "pillow", "safetensors", "scikit-image", "tensorboardX", "tensorflow-datasets", "array-record",
+)  # fmt: skip
 DIFFERENCES_AT_MOST = 4  # in one message
 
 
@@ -50,13 +56,10 @@ class Workdir:
         """
         file = self.path / "config.json"
         saved = any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
-        if not file.exists() or not (saved or self.results.exists()):
+        kept = saved or self.results.exists() or (self.path / "damaged").exists()
+        if not file.exists() or not kept:
             return
-        try:
-            old = json.loads(file.read_text())
-        except ValueError as error:
-            raise UserError(f"{file}: damaged ({error}): give another --workdir") from error
-        lines = config_lib.differences(old, config_lib.to_json(config))
+        lines = config_lib.differences(self.read_json(file.name), config_lib.to_json(config))
         if lines:
             more = len(lines) - DIFFERENCES_AT_MOST
             listed = "; ".join(lines[:DIFFERENCES_AT_MOST]) + (f"; {more} more" if more > 0 else "")
@@ -69,8 +72,30 @@ class Workdir:
         """Write config.json, and add this start to environment.json."""
         self.write_json("config.json", config_lib.to_json(config))
         file = self.path / "environment.json"
-        starts = json.loads(file.read_text()) if file.exists() else []
+        starts = self.read_json(file.name) if file.exists() else []
         self.write_json("environment.json", [*starts, environment()])
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here. Raises: UserError where one does already."""
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"--workdir={self.path}: another process is training there: wait for it, stop"
+                    " it, or give another --workdir"
+                ) from error
+            yield
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of this folder. Raises: UserError where it is damaged."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{self.path / name}: damaged ({first_line(error)}): give another --workdir"
+            ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, see `write_text`."""
@@ -95,10 +120,18 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "revision": source_revision(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package, "" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def source_revision() -> str:

@@ -269,3 +269,22 @@ def test_the_quickstart_needs_nothing_that_is_not_there(get_config):
     c = get_config("quickstart")
     assert c.data.source == c.eval.source == "builtin"
     assert c.pretrain.content.vgg == c.gan.content.vgg == 0
+
+
+def test_the_common_learning_rate_on_the_command_line_is_every_phases():
+    c = edited(pretrain__learning_rate=1e-3, gan__learning_rate=1e-5)
+    config.prefer_overrides(c, {"optim.learning_rate": 1e-4, "gan.learning_rate": 1e-5})
+    assert [config.learning_rate_of(c, name) for name in config.PHASES] == [1e-4, 1e-5]
+
+
+def test_a_path_that_nothing_reads_is_refused():
+    assert "config.data.source=folder" in refusal(edited(data__source="builtin", data__path="x"))
+
+
+def test_a_little_of_an_epoch_is_a_step_and_an_epoch_counts_every_batch():
+    c = edited(gan__discriminator_updates=2)
+    config.set_length(c.gan, "epochs")
+    c.gan.epochs = 0.01
+    assert config.steps_of(c, "gan", 10) == 1
+    c.gan.epochs = 3.0
+    assert config.steps_of(c, "gan", 10) == 15

@@ -29,6 +29,16 @@ CASES = {
         [SRGAN, "--config.gan.steps=1", "--config.gan.epochs=2"],
         ["config.gan", "steps=1", "epochs=2"],
     ),
+    "crop off the scale": ([MSE, "--config.data.crop=18"], ["config.data.crop=18", "scale=4"]),
+    "no loss": ([MSE, "--config.gan.content.pixel=0.0"], ["config.gan.content", "above 0"]),
+    "infinite rate": (
+        [MSE, FOLDER, "--config.optim.learning_rate=inf"],
+        ["config.optim.learning_rate=inf"],
+    ),
+    "seed of many digits": (
+        [MSE, "--config.data.source=builtin", "--config.seed=" + 30 * "9"],
+        ["config.seed="],
+    ),
     "wrong mode": ([SRGAN, "--mode=test"], ["--mode=test"]),
     "nothing to train": (
         [MSE, "--config.data.source=builtin", "--config.pretrain.steps=0", "--config.gan.steps=0"],
@@ -50,6 +60,11 @@ CASES = {
          "--config.eval.path={}/broken"],
         ["cut.jpg", "--config.eval.damaged=skip"],
     ),
+    "too small to measure on": (
+        [MSE, "--config.data.source=builtin", "--config.eval.source=folder",
+         "--config.eval.path={}/tiny"],
+        ["smaller than 22x22", "0.png (20x18)", "eval.path"],
+    ),
     "no VGG weights": (
         [SRGAN, "--config.data.source=builtin"],
         ["relu5_4", "config.vgg.path is empty", "srgan.py:mse"],
@@ -57,6 +72,10 @@ CASES = {
     "VGG weights not there": (
         [SRGAN, "--config.data.source=builtin", "--config.vgg.path={}/none.npz"],
         ["config.vgg.path", "none.npz"],
+    ),
+    "VGG weights in another form": (
+        [SRGAN, "--config.data.source=builtin", "--config.vgg.path={}/text.npz"],
+        ["config.vgg.path", "text.npz", "not a whole .npz file"],
     ),
     "network to start from not there": (
         [MSE, "--config.data.source=builtin", "--config.init_from={}/none.safetensors"],
@@ -70,7 +89,8 @@ def material(tmp_path_factory):
     """Folders of pictures with something wrong."""
     folder = tmp_path_factory.mktemp("material")
     rng = np.random.default_rng(0)
-    for name, size in (("empty", None), ("small", (30, 40, 3)), ("broken", (120, 130, 3))):
+    sizes = {"empty": None, "tiny": (18, 20, 3), "small": (30, 40, 3), "broken": (120, 130, 3)}
+    for name, size in sizes.items():
         (folder / name).mkdir()
         if size:
             picture = Image.fromarray(rng.integers(0, 256, size, np.uint8))
@@ -78,12 +98,13 @@ def material(tmp_path_factory):
             picture.save(folder / name / "1.jpg")
     whole = (folder / "broken" / "1.jpg").read_bytes()
     (folder / "broken" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.npz").write_text("hello")
     return folder
 
 
-def start(root, *flags):
+def start(root, *flags, **variables):
     command = [sys.executable, "-m", "srgan_jax.main", *flags]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
     return subprocess.run(
         command, cwd=root, env=env, capture_output=True, text=True, timeout=150, check=False
     )
@@ -110,16 +131,25 @@ def test_a_mistake_is_one_line(outcomes, name):
     assert done.stderr.count("\n") == 1, done.stderr[-2000:]
     for part in CASES[name][1]:
         assert part in done.stderr
+    assert "unsafely" not in done.stderr  # NumPy's advice on a file that is no .npz
 
 
 def test_a_mistake_leaves_nothing_behind(outcomes):
     assert [path for path in outcomes[1].rglob("*") if path.is_file()] == []
 
 
-def test_no_workdir(root):
-    done = start(root, MSE)
+@pytest.mark.parametrize("flags", [[], ["--workdir="]], ids=["absent", "empty"])
+def test_no_workdir(root, flags):
+    done = start(root, MSE, FOLDER, *flags)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--workdir is missing" in done.stderr
+
+
+def test_batch_that_the_devices_cannot_share(root, tmp_path):
+    flags = [MSE, "--config.data.source=builtin", f"--workdir={tmp_path}"]
+    done = start(root, *flags, "--config.data.batch_size=12", JAX_NUM_CPU_DEVICES="8")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-2000:]
+    assert "config.data.batch_size=12 cannot be split over 8 devices" in done.stderr
 
 
 def test_a_broken_file_can_be_left_out(root, material, tmp_path):

@@ -96,7 +96,7 @@ def test_both_networks_rates_fall_at_the_same_moment():
     c.gan.content = {"pixel": 1.0, "vgg": 0.0, "tv": 0.0}
     c.gan.learning_rate = 0.1
     c.gan.discriminator_updates = 2
-    recipe = recipes.make_phases(c, 0, 4)[1].recipe
+    recipe = recipes.make_phases(c, [0, 4], None, {})[1].recipe
     assert isinstance(recipe, GanRecipe)
     np.testing.assert_allclose(
         step_sizes(recipe.generator_tx, 4), [0.1, 0.1, 0.01, 0.01], rtol=1e-4

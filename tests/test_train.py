@@ -490,7 +490,11 @@ def flip_bit(data: bytearray) -> bytes:
 
 
 def test_damaged_newest_checkpoint(runs, interrupted, finished, tmp_path):
-    changes = {"flipped": flip_bit, "cut": lambda data: bytes(data[: len(data) // 2])}
+    changes = {
+        "flipped": flip_bit,
+        "cut": lambda data: bytes(data[: len(data) // 2]),
+        "emptied": lambda data: b"",
+    }
     for name, change in changes.items():
         workdir = tmp_path / name
         shutil.copytree(runs.folder / "terminated, stopped", workdir)
@@ -762,3 +766,42 @@ def test_vgg_weights_that_stop_short(runs, shared, tmp_path):
     done = runs(tmp_path / "run", config="srgan.py:vgg54", vgg__path=file)
     assert_refused(done, str(file), "block4_conv1", "relu5_4")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_other_pictures_are_refused_and_nothing_is_lost(runs, interrupted, tmp_path):
+    workdir, pictures = tmp_path / "run", tmp_path / "pictures"
+    shutil.copytree(runs.folder / "terminated, stopped", workdir)
+    shutil.copytree(runs.train, pictures)
+    Image.new("RGB", (40, 40)).save(pictures / "one more.png")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["path"] = str(pictures)
+    (workdir / "config.json").write_text(json.dumps(config))
+    before = snapshot(workdir / "checkpoints")
+    assert_refused(runs(workdir, data__path=pictures), "begun with other pictures")
+    assert snapshot(workdir / "checkpoints") == before
+    assert not (workdir / "damaged").exists()
+
+
+def test_one_process_at_a_time(runs, copy):
+    with (copy / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_refused(runs(copy), "another process is training there")
+
+
+def test_measuring_on_another_set_keeps_the_runs_own_results(runs, copy, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(runs.held_out / "0.png", other / "alone.png")
+    own = json.loads((copy / "results.json").read_text())["rows"]
+    panel = (copy / "panel.png").read_bytes()
+    done = subprocess.run(
+        [*runs.command(copy, eval__path=other), "--mode=eval"],
+        cwd=runs.folder, env=runs.env, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
+    rows = json.loads((copy / "results.json").read_text())["rows"]
+    assert [row for row in rows if row["data"] != str(other)] == own
+    assert {row["image"] for row in rows if row["data"] == str(other)} == {"alone.png", "mean"}
+    assert (copy / "panel.png").read_bytes() == panel
+    assert len(list(copy.glob("panel_*.png"))) == 1
+    assert "this run is complete" in runs(copy).stdout

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from srgan_jax.data import sampling
+from srgan_jax.data.degradation import Batch
 from srgan_jax.data.sources import Pictures
 from srgan_jax.errors import UserError
-from srgan_jax.steps import Batch
 
 
 class Batches:

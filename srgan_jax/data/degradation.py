@@ -2,11 +2,20 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srgan_jax import ranges, resample
+
+
+class Batch(NamedTuple):
+    """Crops as read, and how each is to be flipped and turned; on the host or a device."""
+
+    crops: jax.Array | np.ndarray  # uint8 [B, S, S, 3]
+    codes: jax.Array | np.ndarray  # int32 [B]
 
 
 @dataclasses.dataclass(frozen=True)

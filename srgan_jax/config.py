@@ -14,7 +14,7 @@ from srgan_jax.models import vgg
 
 
 def paper() -> ConfigDict:
-    """SRGAN-VGG54 as the paper trains it; see method.md's tables for the sources."""
+    """SRGAN-VGG54 as the paper trains it (section 3.2); data and checkpoints are ours."""
     c = ConfigDict()
     c.seed = 0
     c.parallel = "jit"  # "jit": one program over a mesh of the devices; "pmap": one a device
@@ -50,7 +50,8 @@ def paper() -> ConfigDict:
     c.vgg.layers = ("relu5_4",)  # compared in the content loss: `conv` before ReLU, `relu` after
     c.vgg.layer_weights = (1.0,)  # one for each of `layers`
     c.vgg.feature_scale = 1 / 12.75  # on the features, so about 0.006 on the loss
-    c.vgg.channels = "sum"  # over the features' channels: "sum" or "mean"
+    c.vgg.channels = "sum"  # over the features' channels, equation 5 read literally, or "mean";
+    # with ImageNet weights as they are, watch grad_sr/ratio (README, "VGG19 weights")
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-4  # of both phases, unless a phase has its own

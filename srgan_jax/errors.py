@@ -9,7 +9,12 @@ class UserError(Exception):
     """
 
 
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, or its type where it has none."""
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first non-empty line of an exception's text, or its type where it has none.
+
+    Of a line of more than `most` characters the middle is left out: storage libraries put
+    their whole state between what failed and why.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"

@@ -72,7 +72,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         cause: BaseException | str = error
         while isinstance(cause, BaseException):  # an AttributeError may hold a KeyError
             cause = cause.args[0]
-        reason = " ".join(cause.splitlines())  # such as: 'gna'\nDid you mean "gan" ...?
+        reason = ". ".join(cause.splitlines())  # such as: 'gna'\nDid you mean "gan" ...?
         raise UserError(f"--config has no such key: {reason}") from error
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"--config: {first_line(error)}") from error

@@ -40,7 +40,7 @@ class Parallel:
             raise UserError(
                 f"config.data.batch_size={batch_size} cannot be split over"
                 f" {len(self.devices)} devices: make it a multiple, or show JAX fewer devices"
-                " (CUDA_VISIBLE_DEVICES)"
+                " (on GPUs by CUDA_VISIBLE_DEVICES)"
             )
 
     def compile(

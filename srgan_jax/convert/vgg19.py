@@ -21,7 +21,7 @@ def load_vgg19(path: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
     """
     if not path:
         raise UserError(
-            f"the content loss compares VGG19's {', '.join(layers)} but config.vgg.path is empty:"
+            f"the content loss compares VGG19's {', '.join(layers)}, but config.vgg.path is empty:"
             " give a .npz of ImageNet VGG19 (README, 'VGG19 weights'), or a variant without it,"
             " such as --config=configs/srgan.py:mse"
         )

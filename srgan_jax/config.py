@@ -5,6 +5,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -213,6 +214,8 @@ def validate(config: ConfigDict) -> None:
         if not condition:
             raise UserError(f"config.{key}={value(key)!r}: must be {must}")
 
+    for line in _not_finite(config):
+        raise UserError(f"config.{line}: must be a finite number")
     for key, choices in _CHOICES.items():
         require(value(key) in choices, key, "one of " + ", ".join(map(repr, choices)))
     for key, least in _AT_LEAST.items():
@@ -258,6 +261,15 @@ def validate(config: ConfigDict) -> None:
     weights = config.vgg.layer_weights
     numbers = all(isinstance(weight, (int, float)) and weight >= 0 for weight in weights)
     require(numbers and any(weights), "vgg.layer_weights", "numbers of at least 0, not all 0")
+
+
+def _not_finite(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Keys of floats that are infinite or NaN, as `key=value`."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _not_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{prefix}{key}={value}"
 
 
 def adopt_degradation(config: ConfigDict, trained: dict[str, Any]) -> None:

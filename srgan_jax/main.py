@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE")
     config = checked_config()
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise UserError("--workdir is missing: give a folder, such as --workdir=runs/first")
     workdir = Workdir(WORKDIR.value)
 

@@ -78,15 +78,17 @@ class Workdir:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training here. Raises: UserError where one does already."""
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"--workdir={self.path}: another process is training there: wait for it, stop"
-                    " it, or give another --workdir"
-                ) from error
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
+        except BlockingIOError as error:
+            raise UserError(
+                f"--workdir={self.path}: another process is training there: wait for it, stop it,"
+                " or give another --workdir"
+            ) from error
+        finally:
+            os.close(folder)
 
     def read_json(self, name: str) -> Any:
         """A JSON file of this folder. Raises: UserError where it is damaged."""

@@ -783,9 +783,10 @@ def test_other_pictures_are_refused_and_nothing_is_lost(runs, interrupted, tmp_p
 
 
 def test_one_process_at_a_time(runs, copy):
-    with (copy / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert_refused(runs(copy), "another process is training there")
+    folder = os.open(copy, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert_refused(runs(copy), "another process is training there")
+    os.close(folder)
 
 
 def test_measuring_on_another_set_keeps_the_runs_own_results(runs, copy, tmp_path):

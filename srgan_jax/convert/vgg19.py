@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from srgan_jax.errors import UserError, first_line
+from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
 from srgan_jax.state import Params
 
@@ -34,9 +34,7 @@ def load_vgg19(path: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
     except FileNotFoundError as error:
         raise UserError(f"config.vgg.path={path}: no such file") from error
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(
-            f"config.vgg.path={path}: not a whole .npz file ({first_line(error)})"
-        ) from error
+        raise UserError(f"config.vgg.path={path}: not a whole .npz file of arrays") from error
     deepest = max(layers, key=vgg.LAYERS.index)
     params: dict[str, dict[str, np.ndarray]] = {}
     in_channels = 3

@@ -166,7 +166,7 @@ def _check(label: str, found: Iterable[Found], min_size: int, damaged: str, key:
     if not kept:
         raise UserError(
             f"{label}: all pictures are smaller than {min_size}x{min_size} ({_some(small)}): give"
-            f" larger ones{', or a smaller --config.data.crop' if key == 'data' else ''}"
+            f" --config.{key}.path larger ones{', or a smaller --config.data.crop' if key == 'data' else ''}"
         )
     kept_images = tuple(item.image for item in kept if item.image is not None)
     megapixels = sum(image.shape[0] * image.shape[1] for image in kept_images) / 1e6

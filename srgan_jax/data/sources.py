@@ -164,9 +164,10 @@ def _check(label: str, found: Iterable[Found], min_size: int, damaged: str, key:
     if not kept and not small:
         raise UserError(f"{label}: no picture can be read: {_some(broken)}")
     if not kept:
+        smaller_crop = ", or a smaller --config.data.crop" if key == "data" else ""
         raise UserError(
             f"{label}: all pictures are smaller than {min_size}x{min_size} ({_some(small)}): give"
-            f" --config.{key}.path larger ones{', or a smaller --config.data.crop' if key == 'data' else ''}"
+            f" --config.{key}.path larger ones{smaller_crop}"
         )
     kept_images = tuple(item.image for item in kept if item.image is not None)
     megapixels = sum(image.shape[0] * image.shape[1] for image in kept_images) / 1e6

@@ -1,9 +1,12 @@
 """Checkpoints: a thin layer over Orbax that also notices damage."""
 
 import hashlib
+import inspect
+import logging as stdlib_logging
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -158,12 +161,19 @@ def digest(tree: Any) -> str:
 def quiet_orbax() -> None:
     """Keep off the console what Orbax and TensorStore tell beside the errors that they raise."""
     logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+    # Orbax raises the first error of many concurrent reads or writes and drops the others, which
+    # asyncio and the interpreter then print; nothing else here is asynchronous.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    stdlib_logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
     otherwise = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        # Of reads and writes that end after Orbax gave up on the others and raised.
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        error, source = unraisable.exc_value, unraisable.object
+        of_orbax = inspect.iscoroutine(source) and "/orbax/" in source.cr_code.co_filename
+        too_late = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        if not (of_orbax or too_late):
             otherwise(unraisable)
 
     sys.unraisablehook = hook

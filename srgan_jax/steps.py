@@ -6,7 +6,9 @@ averaged over the devices, so that both give the same update.
 """
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,13 @@ from srgan_jax.models.vgg import VGG19
 from srgan_jax.state import Network, Params, TrainState, Variables, update_ema
 
 Metrics = dict[str, jax.Array]
+
+
+class Term(NamedTuple):
+    """A term of G's loss: its weight, and the unweighted loss as a function of SR."""
+
+    weight: float
+    loss: Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,23 +96,15 @@ def pretrain_step(
       batch: B crops.
       axis_name: of the devices, under `pmap`.
 
-    Returns: the new state, and scalars: `loss`, its terms, and `grad_norm/generator`.
+    Returns: the new state, and scalars: what `gradients_at_sr` tells, and `grad_norm/generator`.
     """
     lr_image, hr = degradation.training_pairs(recipe.degradation, *map(jnp.asarray, batch))
-    generator = recipe.generator.clone(axis_name=axis_name)
-
-    def loss_fn(params: Params) -> tuple[jax.Array, tuple[Params, Metrics]]:
-        variables = Variables(params, state.generator.variables.batch_stats)
-        sr, batch_stats = apply_training(generator, variables, lr_image)
-        loss, terms = content_loss(recipe, vgg_params, sr, hr)
-        return loss, (batch_stats, terms)
-
-    (loss, (batch_stats, terms)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.generator.variables.params
-    )
-    grads, loss, terms = average((grads, loss, terms), axis_name)
+    sr, pull_back, batch_stats = forward(recipe, state, lr_image, axis_name)
+    gradients, metrics = gradients_at_sr(content_terms(recipe, vgg_params, hr), sr, axis_name)
+    (grads,) = pull_back(functools.reduce(jnp.add, gradients.values()))
+    grads = average(grads, axis_name)
+    metrics["grad_norm/generator"] = optax.tree.norm(grads)
     network = apply_gradients(recipe.generator_tx, state.generator, grads, batch_stats)
-    metrics = {"loss": loss, **terms, "grad_norm/generator": optax.tree.norm(grads)}
     return finish(recipe, state, network, None), metrics
 
 
@@ -126,12 +127,11 @@ def gan_step(
       batch: k * B crops, of which the last B serve G's update too.
       axis_name: of the devices, under `pmap`.
 
-    Returns: the new state, and scalars, among them the GAN's health figures: `d/real` and
-      `d/fake`, D's mean answers; `grad_sr/content` and `grad_sr/adversarial`, the norms of each
-      term's gradient at SR, the latter weighted; their ratio; and gradient norms of both networks.
+    Returns: the new state, and scalars: what `gradients_at_sr` tells, and the GAN's health:
+      `d/real` and `d/fake`, D's mean answers; `grad_sr/content`, of all terms but the adversarial
+      one, and its ratio to that; and gradient norms of both networks.
     """
     lr_image, hr = degradation.training_pairs(recipe.degradation, *map(jnp.asarray, batch))
-    generator = recipe.generator.clone(axis_name=axis_name)
     *early, (lr_image, hr) = zip(
         jnp.split(lr_image, recipe.discriminator_updates),
         jnp.split(hr, recipe.discriminator_updates),
@@ -140,44 +140,32 @@ def gan_step(
     discriminator = state.discriminator
     assert discriminator is not None
     for early_lr, early_hr in early:
-        sr, _ = apply_training(generator, state.generator.variables, early_lr)
+        sr, *_ = forward(recipe, state, early_lr, axis_name)
         discriminator, _ = update_discriminator(recipe, discriminator, early_hr, sr, axis_name)
 
-    def forward(params: Params) -> tuple[jax.Array, Params]:
-        variables = Variables(params, state.generator.variables.batch_stats)
-        return apply_training(generator, variables, lr_image)
-
-    sr, pull_back, batch_stats = jax.vjp(forward, state.generator.variables.params, has_aux=True)
+    sr, pull_back, batch_stats = forward(recipe, state, lr_image, axis_name)
     discriminator, d_metrics = update_discriminator(recipe, discriminator, hr, sr, axis_name)
 
-    def content_fn(sr: jax.Array) -> tuple[jax.Array, Metrics]:
-        return content_loss(recipe, vgg_params, sr, hr)
-
-    def adversarial_fn(sr: jax.Array) -> jax.Array:
+    def adversarial(sr: jax.Array) -> jax.Array:
         judge = recipe.discriminator.clone(axis_name=axis_name)
         logits, _ = apply_training(judge, discriminator.variables, sr)
         return losses.generator_adversarial(recipe.adversarial.kind, logits)
 
-    (content, terms), content_grad = jax.value_and_grad(content_fn, has_aux=True)(sr)
-    adversarial, adversarial_grad = jax.value_and_grad(adversarial_fn)(sr)
-    adversarial_grad = recipe.adversarial.weight * adversarial_grad
-    (grads,) = pull_back(content_grad + adversarial_grad)
-    grads, content, adversarial, terms = average((grads, content, adversarial, terms), axis_name)
+    terms = content_terms(recipe, vgg_params, hr)
+    terms["adversarial"] = Term(recipe.adversarial.weight, adversarial)
+    gradients, metrics = gradients_at_sr(terms, sr, axis_name)
+    (grads,) = pull_back(functools.reduce(jnp.add, gradients.values()))
+    grads = average(grads, axis_name)
     network = apply_gradients(recipe.generator_tx, state.generator, grads, batch_stats)
 
-    content_norm = norm_over_devices(content_grad, axis_name)
-    adversarial_norm = norm_over_devices(adversarial_grad, axis_name)
-    metrics = {
-        "loss": content + recipe.adversarial.weight * adversarial,
-        **terms,
-        "loss/adversarial": adversarial,
-        **d_metrics,
-        "grad_sr/content": content_norm,
-        "grad_sr/adversarial": adversarial_norm,
-        # A vanished adversarial gradient is a state of health, not an error: no infinity.
-        "grad_sr/ratio": content_norm / jnp.maximum(adversarial_norm, 1e-30),
-        "grad_norm/generator": optax.tree.norm(grads),
-    }
+    del gradients["adversarial"]
+    content = functools.reduce(jnp.add, gradients.values())
+    metrics["grad_sr/content"] = norm_over_devices(content, axis_name)
+    # A vanished adversarial gradient is a state of health, not an error: no infinity.
+    least = jnp.maximum(metrics["grad_sr/adversarial"], 1e-30)
+    metrics["grad_sr/ratio"] = metrics["grad_sr/content"] / least
+    metrics["grad_norm/generator"] = optax.tree.norm(grads)
+    metrics |= d_metrics
     return finish(recipe, state, network, discriminator), metrics
 
 
@@ -211,23 +199,69 @@ def update_discriminator(
     return apply_gradients(recipe.discriminator_tx, network, grads, batch_stats), metrics
 
 
-def content_loss(
-    recipe: Recipe, vgg_params: Params, sr: jax.Array, hr: jax.Array
-) -> tuple[jax.Array, Metrics]:
-    """The weighted content loss of SR [B, H, W, 3] in [-1, 1], and its unweighted terms."""
+def content_terms(recipe: Recipe, vgg_params: Params, hr: jax.Array) -> dict[str, Term]:
+    """The terms of the content loss against HR [B, H, W, 3] in [-1, 1]."""
     content = recipe.content
-    loss, terms = jnp.zeros(()), {"loss/mse": losses.mean_squared_error(sr, hr)}
-    loss += content.pixel * terms["loss/mse"] if content.pixel else 0.0
+    terms = {"mse": Term(content.pixel, lambda sr: losses.mean_squared_error(sr, hr))}
     if content.vgg:
-        assert recipe.vgg is not None
-        sr_features: losses.Features = recipe.vgg.apply({"params": vgg_params}, sr)  # type: ignore
-        hr_features: losses.Features = recipe.vgg.apply({"params": vgg_params}, hr)  # type: ignore
-        terms["loss/vgg"] = losses.feature_distance(content, sr_features, hr_features)
-        loss += content.vgg * terms["loss/vgg"]
+
+        def features(image: jax.Array) -> losses.Features:
+            assert recipe.vgg is not None
+            return recipe.vgg.apply({"params": vgg_params}, image)  # type: ignore
+
+        hr_features = features(hr)
+        terms["vgg"] = Term(
+            content.vgg, lambda sr: losses.feature_distance(content, features(sr), hr_features)
+        )
     if content.tv:
-        terms["loss/tv"] = losses.total_variation(sr)
-        loss += content.tv * terms["loss/tv"]
-    return loss, terms
+        terms["tv"] = Term(content.tv, losses.total_variation)
+    return terms
+
+
+def gradients_at_sr(
+    terms: dict[str, Term], sr: jax.Array, axis_name: str | None
+) -> tuple[dict[str, jax.Array], Metrics]:
+    """Each term's weighted gradient at SR [B, H, W, 3], of the device's share of the batch.
+
+    Taken apart, they cost no more than their sum, and tell which term drives G. A term of
+    weight 0 is reported only.
+
+    Returns: the gradients, and over all devices `loss`, each term unweighted as `loss/NAME`, and
+      the norm of its weighted gradient as `grad_sr/NAME`.
+    """
+    values, gradients = {}, {}
+    for name, (weight, loss) in terms.items():
+        if weight:
+            values[name], gradient = jax.value_and_grad(loss)(sr)
+            gradients[name] = weight * gradient
+        else:
+            values[name], gradients[name] = loss(sr), jnp.zeros_like(sr)
+    values = average(values, axis_name)
+    weighted = [term.weight * values[name] for name, term in terms.items() if term.weight]
+    metrics = {"loss": sum(weighted, start=jnp.zeros(()))}
+    metrics |= {f"loss/{name}": value for name, value in values.items()}
+    metrics |= {
+        f"grad_sr/{name}": norm_over_devices(gradient, axis_name)
+        for name, gradient in gradients.items()
+    }
+    return gradients, metrics
+
+
+def forward(
+    recipe: Recipe, state: TrainState, lr_image: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[Params]], Params]:
+    """G in training mode on LR [B, h, w, 3].
+
+    Returns: SR, the function from a gradient at SR to that at G's parameters, and the new running
+      statistics.
+    """
+    generator = recipe.generator.clone(axis_name=axis_name)
+    variables = state.generator.variables
+
+    def of_params(params: Params) -> tuple[jax.Array, Params]:
+        return apply_training(generator, Variables(params, variables.batch_stats), lr_image)
+
+    return jax.vjp(of_params, variables.params, has_aux=True)
 
 
 def apply_training(

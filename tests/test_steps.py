@@ -332,12 +332,34 @@ def test_pretraining_metrics():
     content = ContentLoss(pixel=0.5, vgg=2.0, tv=1e-3, layers=(("relu1_2", 1.0),))
     recipe = pretrain_recipe(content=content)
     _, metrics = pretrain_step(recipe, start(recipe), vgg_params(), batch())
-    assert set(metrics) == {"loss", "loss/mse", "loss/vgg", "loss/tv", "grad_norm/generator"}
+    assert set(metrics) == {
+        "loss", "loss/mse", "loss/vgg", "loss/tv",
+        "grad_sr/mse", "grad_sr/vgg", "grad_sr/tv", "grad_norm/generator",
+    }  # fmt: skip
     weighted = 0.5 * metrics["loss/mse"] + 2 * metrics["loss/vgg"] + 1e-3 * metrics["loss/tv"]
     np.testing.assert_allclose(metrics["loss"], weighted, rtol=1e-5)
     _, metrics = pretrain_step(pretrain_recipe(), start(pretrain_recipe()), {}, batch())
-    assert set(metrics) == {"loss", "loss/mse", "grad_norm/generator"}
+    assert set(metrics) == {"loss", "loss/mse", "grad_sr/mse", "grad_norm/generator"}
     assert metrics["loss"] == metrics["loss/mse"]
+
+
+def test_each_terms_gradient_norm():
+    content = ContentLoss(pixel=0.5, vgg=2.0, tv=1e-3, layers=(("relu1_2", 1.0),))
+    recipe = pretrain_recipe(content=content)
+    state = start(recipe)
+    _, metrics = pretrain_step(recipe, state, vgg_params(), batch())
+    lr_image, hr = training_pairs(recipe.degradation, *batch())
+    sr, _ = run(recipe.generator, *vars(state.generator.variables).values(), lr_image)
+    alone = {
+        "mse": ContentLoss(pixel=0.5),
+        "vgg": dataclasses.replace(content, pixel=0.0, tv=0.0),
+        "tv": ContentLoss(pixel=0.0, tv=1e-3),
+    }
+    for name, term in alone.items():
+        gradient = jax.grad(lambda sr, term=term: naive_content(term, sr, hr))(sr)
+        np.testing.assert_allclose(
+            metrics[f"grad_sr/{name}"], jnp.linalg.norm(gradient.ravel()), rtol=1e-4
+        )
 
 
 def test_health_figures_of_the_gan():
@@ -346,7 +368,7 @@ def test_health_figures_of_the_gan():
     new, metrics = gan_step(recipe, state, {}, batch())
     assert set(metrics) == {
         "loss", "loss/mse", "loss/adversarial", "loss/discriminator", "d/real", "d/fake",
-        "grad_sr/content", "grad_sr/adversarial", "grad_sr/ratio",
+        "grad_sr/mse", "grad_sr/content", "grad_sr/adversarial", "grad_sr/ratio",
         "grad_norm/generator", "grad_norm/discriminator",
     }  # fmt: skip
     assert all(value.shape == () for value in metrics.values())
@@ -367,6 +389,7 @@ def test_health_figures_of_the_gan():
         "loss/discriminator": -jnp.mean(jnp.log(real)) - jnp.mean(jnp.log(1 - fake)),
         "loss/adversarial": -jnp.mean(jnp.log(judged)),
         "loss/mse": jnp.mean((sr - hr) ** 2),
+        "grad_sr/mse": jnp.linalg.norm(2 * (sr - hr).ravel() / sr.size),
         "grad_sr/content": jnp.linalg.norm(2 * (sr - hr).ravel() / sr.size),
         "grad_sr/adversarial": 1e-3 * jnp.linalg.norm(jax.grad(adversarial)(sr).ravel()),
     }

@@ -1,5 +1,7 @@
 """The one exception that a user sees as a line, not as a traceback."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user can mend: bad config, bad file, missing data, full disk.
@@ -18,3 +20,9 @@ def first_line(error: BaseException, most: int = 300) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

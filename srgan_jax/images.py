@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -66,6 +67,18 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
         raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
 
 
+def size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of an image as `read` gives it, from the file's head. Raises: UserError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                return image.size if turned else image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+
+
 def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
     """A Pillow image as uint8 RGB [H, W, 3], and what was converted."""
     if image.mode not in _CONVERSIONS:
@@ -82,11 +95,5 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
 
 def write(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Write uint8 [H, W, 3] aside and rename, so that no half file has the final name."""
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+    with files.replacing(path) as aside:
         Image.fromarray(pixels).save(aside)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({first_line(error)})") from error

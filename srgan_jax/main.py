@@ -1,11 +1,11 @@
 """`python -m srgan_jax.main --config=configs/quickstart.py --workdir=runs/quickstart`."""
 
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from srgan_jax import cli
 from srgan_jax import config as config_lib
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.workdir import Workdir
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
     # Imported here, so that a mistyped flag is answered at once.
     from srgan_jax.checkpoint import quiet_orbax
-    from srgan_jax.evaluate import Evaluator, evaluate_workdir
+    from srgan_jax.evaluate.workdirs import Evaluator, evaluate_workdir
     from srgan_jax.train import train
 
     if not flags.FLAGS["verbosity"].present:
@@ -63,11 +63,9 @@ def checked_config() -> ConfigDict:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with what a config file or key can do wrong as one line."""
+    """The common parser, with what a config file or key can do wrong as one line."""
     try:
-        return flags.FLAGS(argv, known_only=False)
-    except flags.Error as error:
-        raise UserError(first_line(error)) from error
+        return cli.parse_flags(argv)
     except (AttributeError, KeyError) as error:
         cause: BaseException | str = error
         while isinstance(cause, BaseException):  # an AttributeError may hold a KeyError
@@ -78,17 +76,5 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(f"--config: {first_line(error)}") from error
 
 
-def run() -> None:
-    """The command: exit status 0, or 2 with one line."""
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except UserError as error:
-        print(f"srgan_jax: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:  # before training began, or a second time
-        print("srgan_jax: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    run()
+    cli.run(main, parse_flags)

@@ -27,6 +27,11 @@ def cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
+def lanczos3(x: np.ndarray) -> np.ndarray:
+    """Lanczos' windowed sinc of three lobes, support [-3, 3]."""
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
 def _resampling_matrix(
     in_size: int, out_size: int, scale: Fraction, kernel: Kernel, support: float
 ) -> np.ndarray:
@@ -50,15 +55,15 @@ def _resampling_matrix(
 
 
 @functools.lru_cache(maxsize=256)
-def bicubic_matrix(in_size: int, scale: Fraction) -> np.ndarray:
-    """One axis of MATLAB's bicubic `imresize`: float64 [ceil(in_size * scale), in_size].
+def imresize_matrix(in_size: int, scale: Fraction, kernel: Kernel, support: float) -> np.ndarray:
+    """One axis of MATLAB's `imresize`: float64 [ceil(in_size * scale), in_size].
 
     When shrinking, the kernel is widened by 1 / scale (MATLAB's antialiasing).
     """
     shrink = min(float(scale), 1.0)
     out_size = math.ceil(in_size * scale)
     return _resampling_matrix(
-        in_size, out_size, scale, lambda x: shrink * cubic(shrink * x), 2.0 / shrink
+        in_size, out_size, scale, lambda x: shrink * kernel(shrink * x), support / shrink
     )
 
 
@@ -110,11 +115,19 @@ def bicubic(image: jax.Array, scale: Fraction | int, *, quantise: bool) -> jax.A
 
     Returns: float32 [..., ceil(H * scale), ceil(W * scale), C], same range.
     """
-    scale = Fraction(scale)
-    height, width = image.shape[-3:-1]
-    return apply_separable(
-        image, bicubic_matrix(height, scale), bicubic_matrix(width, scale), quantise=quantise
-    )
+    return _imresize(image, Fraction(scale), cubic, 2.0, quantise)
+
+
+def lanczos(image: jax.Array, scale: Fraction | int, *, quantise: bool) -> jax.Array:
+    """MATLAB's `imresize(image, scale, 'lanczos3')`; see `bicubic`."""
+    return _imresize(image, Fraction(scale), lanczos3, 3.0, quantise)
+
+
+def _imresize(
+    image: jax.Array, scale: Fraction, kernel: Kernel, support: float, quantise: bool
+) -> jax.Array:
+    rows, columns = (imresize_matrix(size, scale, kernel, support) for size in image.shape[-3:-1])
+    return apply_separable(image, rows, columns, quantise=quantise)
 
 
 def gaussian_downsample(

@@ -17,13 +17,15 @@ from ml_collections import ConfigDict
 
 import srgan_jax
 from srgan_jax import config as config_lib
-from srgan_jax import evaluate, recipes, rng, weights
+from srgan_jax import recipes, rng, weights
 from srgan_jax.checkpoint import Checkpoints
 from srgan_jax.data import sampling, sources
 from srgan_jax.data.batches import Batches
 from srgan_jax.data.degradation import Batch
 from srgan_jax.errors import UserError
-from srgan_jax.evaluate import Evaluator
+from srgan_jax.evaluate import report, workdirs
+from srgan_jax.evaluate.score import Row
+from srgan_jax.evaluate.workdirs import Evaluator
 from srgan_jax.monitor import Monitor, Progress, duration, say
 from srgan_jax.parallel import Parallel
 from srgan_jax.recipes import Phase
@@ -69,7 +71,7 @@ def train(config: ConfigDict, workdir: Workdir) -> None:
         results = complete_results(config, workdir)
         if results:
             say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
-            say(evaluate.table(results))
+            say(report.table(results))
         else:
             train_on(config, workdir)
 
@@ -131,20 +133,20 @@ def train_on(config: ConfigDict, workdir: Workdir) -> None:
             weights.save_generator(
                 workdir.export(phase.network), phase.recipe.generator, state, story(run, phase)
             )
-    evaluate.evaluate_workdir(workdir, evaluator)
+    workdirs.evaluate_workdir(workdir, evaluator)
 
 
-def complete_results(config: ConfigDict, workdir: Workdir) -> list[evaluate.Row]:
+def complete_results(config: ConfigDict, workdir: Workdir) -> list[Row]:
     """The rows of a run that ended: all that it exports is there, and measured. Else none."""
     networks = [
         network
-        for name, network in zip(config_lib.PHASES, evaluate.NETWORKS, strict=True)
+        for name, network in zip(config_lib.PHASES, workdirs.NETWORKS, strict=True)
         if config_lib.has_steps(config, name)
     ]
     if not all(workdir.export(network).exists() for network in networks):
         return []
-    data = evaluate.data_label(config)
-    rows = [row for row in evaluate.read_rows(workdir) if row["data"] == data]
+    data = workdirs.data_label(config)
+    rows = [row for row in workdirs.read_rows(workdir) if row["data"] == data]
     return rows if {row["method"] for row in rows} >= set(networks) else []
 
 

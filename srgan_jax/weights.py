@@ -6,7 +6,6 @@ Keys are `params/LAYER/NAME` and `batch_stats/LAYER/NAME`, and where a moving av
 
 import json
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import TrainState, Variables
@@ -49,16 +49,10 @@ def save_generator(
             tree = jax.device_get(getattr(variables, kind))
             flat = flax.traverse_util.flatten_dict(tree, sep="/")
             arrays |= {f"{prefix}{kind}/{key}": np.asarray(x) for key, x in flat.items()}
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
+    with files.replacing(path) as aside:
         # Not `save_file`, which makes it unreadable to others, whatever the umask.
         header = {"srgan_jax": json.dumps(metadata)}
         aside.write_bytes(safetensors.numpy.save(arrays, metadata=header))
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 def architecture(generator: Generator) -> dict[str, Any]:

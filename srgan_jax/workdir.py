@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
+from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 
 PACKAGES = (
@@ -30,20 +31,13 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike):
         """Raises: UserError where the folder cannot be made or written."""
-        self.path = pathlib.Path(path)
+        self.path = files.make_folder(path, "--workdir")
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
         self.metrics = self.path / "metrics.jsonl"
         self.timing = self.path / "timing.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.panel = self.path / "panel.png"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"--workdir={path}: cannot be written ({error.strerror})") from error
 
     def export(self, network: str) -> pathlib.Path:
         """Where a generator is exported, "srresnet" or "srgan"."""
@@ -105,14 +99,8 @@ class Workdir:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file aside and rename it. Raises: UserError where it cannot be."""
-        file = self.path / name
-        aside = file.with_name(f".{name}.partial")
-        try:
+        with files.replacing(self.path / name) as aside:
             aside.write_text(text)
-            os.replace(aside, file)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise UserError(f"{file}: cannot be written ({first_line(error)})") from error
 
 
 def environment() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from srgan_jax import panel
+from srgan_jax.evaluate import panel
 
 
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (200, 300), (300, 200), (64, 80)])
@@ -15,7 +15,7 @@ def test_size_and_contents(noise, height, width):
         "black": (black, "0 dB"),
         "HR": (hr, ""),
     }
-    result = panel.draw(columns, hr)
+    result = panel.draw(columns, hr, panel.detail_of(hr))
     column, whole = panel.COLUMN, round(panel.COLUMN * height / width)
     assert result.dtype == np.uint8
     assert result.shape == (
@@ -41,11 +41,11 @@ def test_the_detail_is_the_same_place_of_lr_and_hr():
     coarse = np.random.default_rng(0).integers(1, 256, (24, 24, 3), np.uint8)
     hr[:96, 128:224] = coarse.repeat(4, axis=0).repeat(4, axis=1)
     lr_image = hr[::4, ::4]
-    result = panel.draw({"LR": (lr_image, ""), "HR": (hr, "")}, hr)
+    result = panel.draw({"LR": (lr_image, ""), "HR": (hr, "")}, hr, panel.detail_of(hr))
     detail = result[-panel.COLUMN :]
     lr_detail, hr_detail = detail[:, : panel.COLUMN], detail[:, -panel.COLUMN :]
     np.testing.assert_array_equal(lr_detail, hr_detail)
-    top, left = panel.busiest_square(hr, 96)
+    top, left = panel.best_square(panel.detail_of(hr), 96)
     chosen = hr[top : top + 96, left : left + 96]
     np.testing.assert_array_equal(hr_detail, chosen.repeat(4, axis=0).repeat(4, axis=1))
     assert chosen.any(-1).mean() > 0.9
@@ -54,7 +54,7 @@ def test_the_detail_is_the_same_place_of_lr_and_hr():
 def test_the_busiest_square_is_found_by_hand():
     image = np.full((40, 60, 3), 9, np.uint8)
     image[25:33, 41:49] = np.random.default_rng(0).integers(0, 256, (8, 8, 3))
-    top, left = panel.busiest_square(image, 10)
+    top, left = panel.best_square(panel.detail_of(image), 10)
     assert top <= 25 <= 33 <= top + 10
     assert left <= 41 <= 49 <= left + 10
 
@@ -64,5 +64,5 @@ def test_the_busiest_square_is_found_by_hand():
     across = np.hstack([np.zeros((14, 1)), np.diff(luma, axis=1)])
     energy = np.hypot(down, across)
     sums = {(y, x): energy[y : y + 5, x : x + 5].sum() for y in range(10) for x in range(13)}
-    assert panel.busiest_square(noise, 5) == max(sums, key=sums.get)
-    assert panel.busiest_square(noise[:, :14], 14) == (0, 0)
+    assert panel.best_square(panel.detail_of(noise), 5) == max(sums, key=sums.get)
+    assert panel.best_square(panel.detail_of(noise[:, :14]), 14) == (0, 0)

@@ -12,7 +12,7 @@ import numpy as np
 import tqdm
 
 from srgan_jax import images
-from srgan_jax.errors import UserError
+from srgan_jax.errors import UserError, some
 
 # Photographs that scikit-image installs with itself; `stereo_motorcycle` gives two.
 BUILTIN_TRAIN = (
@@ -20,8 +20,6 @@ BUILTIN_TRAIN = (
     "stereo_motorcycle",
 )  # fmt: skip
 BUILTIN_HELD_OUT = ("astronaut",)
-
-NAMED_AT_MOST = 5  # in one message; the rest are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,15 +156,15 @@ def _check(label: str, found: Iterable[Found], min_size: int, damaged: str, key:
             conversions.update([item.note] if item.note else [])
     if broken and damaged == "stop":
         raise UserError(
-            f"{_some(broken)}: mend or remove, or leave such files out with"
+            f"{some(broken)}: mend or remove, or leave such files out with"
             f" --config.{key}.damaged=skip"
         )
     if not kept and not small:
-        raise UserError(f"{label}: no picture can be read: {_some(broken)}")
+        raise UserError(f"{label}: no picture can be read: {some(broken)}")
     if not kept:
         smaller_crop = ", or a smaller --config.data.crop" if key == "data" else ""
         raise UserError(
-            f"{label}: all pictures are smaller than {min_size}x{min_size} ({_some(small)}): give"
+            f"{label}: all pictures are smaller than {min_size}x{min_size} ({some(small)}): give"
             f" --config.{key}.path larger ones{smaller_crop}"
         )
     kept_images = tuple(item.image for item in kept if item.image is not None)
@@ -174,17 +172,11 @@ def _check(label: str, found: Iterable[Found], min_size: int, damaged: str, key:
     summary = [f"{label}: {len(kept)} pictures, {megapixels:.1f} megapixels"]
     summary += [f"{count} {note}" for note, count in sorted(conversions.items())]
     if small:
-        summary.append(f"left out {len(small)} smaller than {min_size}x{min_size}: {_some(small)}")
+        summary.append(f"left out {len(small)} smaller than {min_size}x{min_size}: {some(small)}")
     if broken:
-        summary.append(f"left out {len(broken)} damaged: {_some(broken)}")
+        summary.append(f"left out {len(broken)} damaged: {some(broken)}")
     return Pictures(
         names=tuple(item.name for item in kept),
         images=kept_images,
         summary="; ".join(summary),
     )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - NAMED_AT_MOST
-    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

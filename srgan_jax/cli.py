@@ -1,0 +1,32 @@
+"""What the commands share: flags, and errors as one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from srgan_jax.errors import UserError, first_line
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with a mistake as a UserError."""
+    try:
+        return flags.FLAGS(argv, known_only=False)
+    except flags.Error as error:
+        raise UserError(first_line(error)) from error
+
+
+def run(
+    main: Callable[[Sequence[str]], Any],
+    parser: Callable[[Sequence[str]], list[str]] = parse_flags,
+) -> None:
+    """Run a command: exit status 0, or 2 with one line."""
+    try:
+        app.run(main, flags_parser=parser)
+    except UserError as error:
+        print(f"srgan_jax: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("srgan_jax: interrupted", file=sys.stderr)
+        sys.exit(130)

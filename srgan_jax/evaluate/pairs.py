@@ -1,0 +1,170 @@
+"""Test sets: HR pictures, the LR pictures that belong to them, and other programs' results."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from srgan_jax import images
+from srgan_jax.data.degradation import Degradation, degrade
+from srgan_jax.errors import UserError, some
+
+Files = dict[str, pathlib.Path]  # by stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One picture of a test set: uint8 [s*h, s*w, 3], [h, w, 3], and results of other programs."""
+
+    name: str
+    hr: np.ndarray
+    lr_image: np.ndarray
+    results: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def make_pair(name: str, image: np.ndarray, how: Degradation) -> Pair:
+    """HR cut to a multiple of the scale at the top left, and LR made from it."""
+    hr = cut(image, how.scale)
+    return Pair(name, hr, np.asarray(_shrink(how, hr)).astype(np.uint8))
+
+
+_shrink = jax.jit(degrade, static_argnums=0)
+
+
+def cut(image: np.ndarray, scale: int) -> np.ndarray:
+    """The largest part [H, W, 3] at the top left whose sides are multiples of the scale."""
+    height, width = (size - size % scale for size in image.shape[:2])
+    return image[:height, :width]
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """A test set as files that were found to pair.
+
+    Attributes:
+      label: what the rows call it.
+      scale: HR over LR size.
+      hr: the HR pictures.
+      lr_image: the LR pictures, empty where they are to be made.
+      results: other programs' pictures, by method.
+      unreadable: what is wrong with files that cannot be measured; grows while reading.
+    """
+
+    label: str
+    scale: int
+    hr: Files
+    lr_image: Files
+    results: dict[str, Files]
+    unreadable: list[str] = dataclasses.field(default_factory=list)
+
+    def read(self) -> Iterator[Pair]:
+        """The pairs, those of one size after each other; broken ones are noted and passed over."""
+        sizes = {}
+        for stem, file in self.hr.items():
+            try:
+                sizes[stem] = tuple(side // self.scale for side in images.size(file))
+            except UserError as error:
+                self.unreadable.append(str(error))
+        for stem in sorted(sizes, key=lambda stem: (sizes[stem], stem)):
+            try:
+                yield self._read_one(stem)
+            except UserError as error:
+                self.unreadable.append(str(error))
+
+    def _read_one(self, stem: str) -> Pair:
+        whole = images.read(self.hr[stem])[0]
+        hr = cut(whole, self.scale)
+        if not hr.size:
+            raise UserError(f"{self.hr[stem]}: smaller than {self.scale}x{self.scale}")
+        results = {}
+        for method, files in self.results.items():
+            picture = images.read(files[stem])[0]
+            if picture.shape not in (hr.shape, whole.shape):
+                raise UserError(
+                    f"{files[stem]}: {_size(picture)}, but its HR picture is {_size(whole)}"
+                )
+            results[method] = cut(picture, self.scale)
+        name = self.hr[stem].name
+        if not self.lr_image:
+            pair = make_pair(name, hr, Degradation(self.scale))
+            return dataclasses.replace(pair, results=results)
+        lr_image = images.read(self.lr_image[stem])[0]
+        if (lr_image.shape[0] * self.scale, lr_image.shape[1] * self.scale) != hr.shape[:2]:
+            raise UserError(
+                f"{self.lr_image[stem]}: {_size(lr_image)} is not 1/{self.scale} of the HR"
+                f" picture's {_size(whole)}: is --scale right?"
+            )
+        return Pair(name, hr, lr_image, results)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def find(
+    label: str, folder: str, scale: int, lr_folder: str | None, results: dict[str, str]
+) -> Folders:
+    """Look into the folders of a set and pair their files. Raises: UserError, naming odd ones."""
+    hr = _list(f"--data={label}={folder}", folder)
+    lr_image = {}
+    if lr_folder is not None:
+        lr_image = _match(f"--lr_data={label}={lr_folder}", lr_folder, hr, folder, scale)
+    return Folders(
+        label,
+        scale,
+        hr,
+        lr_image,
+        {
+            method: _match(f"--results={method}={path}", path, hr, folder, scale)
+            for method, path in results.items()
+        },
+    )
+
+
+def _list(flag: str, folder: str) -> Files:
+    """The pictures of a folder, not of those below it."""
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+        raise UserError(f"{flag}: no such folder")
+    files = [file for file in images.find(path) if file.parent == path]
+    if not files:
+        below = sorted({str(file.parent) for file in images.find(path)})
+        hint = f"; there are some in {some(below)}" if below else ""
+        raise UserError(f"{flag}: holds no pictures ({' '.join(images.SUFFIXES)}){hint}")
+    stems: Files = {}
+    for file in files:
+        other = stems.setdefault(file.stem, file)
+        if other is not file:
+            raise UserError(f"{flag}: {other.name} and {file.name} have one name: remove one")
+    return stems
+
+
+def _match(flag: str, folder: str, hr: Files, hr_folder: str, scale: int) -> Files:
+    """The pictures of a folder by the stems of the HR pictures that they belong to.
+
+    A name may go on after the HR picture's: `babyx4`, `baby_SRGAN` belong to `baby`.
+    """
+    found = _list(flag, folder)
+    ending = re.compile(rf"(x{scale})?([_\-. ].*)?")
+
+    def owner(stem: str) -> str | None:
+        fitting = [s for s in hr if stem.startswith(s) and ending.fullmatch(stem[len(s) :])]
+        return max(fitting, key=len, default=None)
+
+    matched: Files = {}
+    odd = []
+    for stem, file in found.items():
+        belongs = owner(stem)
+        if belongs is None:
+            odd.append(file.name)
+        elif matched.setdefault(belongs, file) is not file:
+            raise UserError(f"{flag}: {matched[belongs].name} and {file.name} are both {belongs}")
+    missing = [hr[stem].name for stem in hr if stem not in matched]
+    reasons = [f"nothing for {some(missing)}"] if missing else []
+    reasons += [f"no HR picture for {some(odd)}"] if odd else []
+    if reasons:
+        raise UserError(f"{flag} does not pair with {hr_folder}: {'; '.join(reasons)}")
+    return matched

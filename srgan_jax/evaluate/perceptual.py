@@ -1,0 +1,74 @@
+"""NIQE and LPIPS, whose parameters a user gives, as further measures."""
+
+import functools
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srgan_jax import images, ranges
+from srgan_jax.convert import lpips as lpips_file
+from srgan_jax.convert import niqe as niqe_file
+from srgan_jax.errors import UserError
+from srgan_jax.evaluate.score import Single
+from srgan_jax.metrics import lpips, niqe
+from srgan_jax.metrics.conventions import prepare
+from srgan_jax.monitor import say
+
+
+def load(
+    border: int, niqe_path: str | None, lpips_paths: list[str]
+) -> dict[tuple[str, str], Single]:
+    """The measures whose parameters are given, by convention and name. Raises: UserError."""
+    measures: dict[tuple[str, str], Single] = {}
+    if niqe_path:
+        measures["modern", "niqe"] = functools.partial(_niqe, border, niqe_file.load(niqe_path))
+    for path in lpips_paths:
+        net, params = lpips_file.load(path)
+        params = jax.tree.map(jnp.asarray, params)
+        measures["rgb", f"lpips_{net}"] = functools.partial(_lpips, border, net, params)
+    return measures
+
+
+def _niqe(border: int, params: niqe.Params, sr: np.ndarray, hr: np.ndarray) -> float:
+    """Of Y of BT.601, rounded, as BasicSR's; HR plays no part."""
+    del hr
+    luma = rounded_luma(jnp.asarray(sr), border)
+    return niqe.niqe(luma, params) if min(luma.shape) >= niqe.BLOCK else math.nan
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def rounded_luma(pixels: jax.Array, border: int) -> jax.Array:
+    """Y of BT.601 in whole levels [H, W], from uint8 [H, W, 3], the border cropped."""
+    return ranges.round_pixels(prepare("modern", pixels, border)[..., 0])
+
+
+def _lpips(border: int, net: str, params: Any, sr: np.ndarray, hr: np.ndarray) -> float:
+    a, b = (prepare("rgb", jnp.asarray(image), border) for image in (sr, hr))
+    if min(a.shape[:2]) < lpips.SMALLEST[net]:
+        return math.nan
+    return float(_distance(net, params, a, b))
+
+
+_distance = jax.jit(lpips.lpips, static_argnums=0)
+
+
+def fit_niqe(folder: str, out: str | None, border: int = 0) -> None:
+    """Fit NIQE on all pictures below a folder and write the parameters. Raises: UserError."""
+    if not out:
+        raise UserError("--fit_niqe needs --niqe=FILE.npz, where to write the parameters")
+    if pathlib.Path(out).suffix != ".npz":
+        raise UserError(f"--niqe={out}: give a name that ends in .npz")
+    found = list(images.find(folder)) if pathlib.Path(folder).is_dir() else []
+    if not found:
+        raise UserError(f"--fit_niqe={folder}: no such folder, or no pictures in it")
+    lumas = (rounded_luma(jnp.asarray(images.read(file)[0]), border) for file in found)
+    fitting = (luma for luma in lumas if min(luma.shape) >= niqe.BLOCK)
+    try:
+        niqe_file.save(out, niqe.fit(fitting))
+    except ValueError as error:
+        raise UserError(f"--fit_niqe={folder}: {error}") from error
+    say(f"written: {out}, from {len(found)} pictures")

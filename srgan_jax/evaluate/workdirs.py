@@ -1,0 +1,124 @@
+"""A run's own evaluation: the pictures that its config names, the generators that it exported."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from srgan_jax import images, recipes, weights
+from srgan_jax.data import sources
+from srgan_jax.errors import UserError
+from srgan_jax.evaluate import panel, report
+from srgan_jax.evaluate.methods import Method, baseline, network
+from srgan_jax.evaluate.pairs import Pair, make_pair
+from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_rows
+from srgan_jax.metrics import ssim
+from srgan_jax.models.generator import Generator
+from srgan_jax.monitor import say
+from srgan_jax.state import Variables
+from srgan_jax.workdir import Workdir
+
+NETWORKS = ("srresnet", "srgan")
+TITLES = {"bicubic": "bicubic", "srresnet": "SRResNet", "srgan": "SRGAN"}
+PICTURES_SHOWN = 4  # in TensorBoard
+
+
+def smallest_picture(scale: int) -> int:
+    """The side that SSIM's window needs after the border is cropped and the size made whole."""
+    return 2 * scale + ssim.WINDOW + scale - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A set of pictures to measure generators on, read and degraded once."""
+
+    data: str
+    pairs: list[Pair]
+    scale: int
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "Evaluator":
+        """The pictures that `config.eval` names. Raises: UserError."""
+        scale = config.generator.scale
+        pictures = sources.load(
+            source=config.eval.source,
+            path=config.eval.path,
+            split="validation",
+            dataset=config.eval.dataset,
+            min_size=smallest_picture(scale),
+            damaged=config.eval.damaged,
+            key="eval",
+        )
+        if pictures.summary.count(";"):  # something was converted or left out
+            say(f"measuring on {pictures.summary}")
+        how = recipes.degradation(config)
+        named = zip(pictures.names, pictures.images, strict=True)
+        return cls(data_label(config), [make_pair(*item, how) for item in named], scale)
+
+    def validate(
+        self, generator: Generator, variables: Variables
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Means as scalars named `eval/CONVENTION/METRIC`, and the first pictures."""
+        # On one device each, whatever devices training spread them over.
+        rows, scored = self.measure({"sr": network(generator, jax.device_get(variables))})
+        scalars = {
+            f"eval/{row['convention']}/{row['metric']}": row["value"]
+            for row in rows
+            if row["image"] == "mean"
+        }
+        return scalars, {
+            f"eval/{one.pair.name}": one.outputs["sr"] for one in scored[:PICTURES_SHOWN]
+        }
+
+    def measure(self, methods: dict[str, Method]) -> tuple[list[Row], list[Scored]]:
+        """The rows, and each picture as every method made it."""
+        scored = list(evaluate(self.pairs, methods, Measures(self.scale)))
+        return to_rows(self.data, {one.pair.name: one.values for one in scored}), scored
+
+
+def data_label(config: ConfigDict) -> str:
+    """What the rows call the set that `config.eval` names."""
+    labels = {"folder": config.eval.path, "tfds": config.eval.dataset}
+    return labels.get(config.eval.source, config.eval.source)
+
+
+def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
+    """Measure the generators that a run exported: results.json, a panel, a table.
+
+    Rows of other sets in results.json stay, and so does panel.png if it is of another set.
+    Raises: UserError where there is no generator.
+    """
+    methods = {"bicubic": baseline("bicubic", evaluator.scale)}
+    for name in NETWORKS:
+        if workdir.export(name).exists():
+            exported = weights.load_generator(workdir.export(name))
+            if exported.generator.scale != evaluator.scale:
+                raise UserError(
+                    f"{workdir.export(name)} enlarges by {exported.generator.scale}, but"
+                    f" config.generator.scale={evaluator.scale}: give the run's own --config"
+                )
+            methods[name] = network(exported.generator, exported.variables)
+    if len(methods) == 1:
+        files = " or ".join(workdir.export(name).name for name in NETWORKS)
+        raise UserError(f"--workdir={workdir.path} holds no {files}: train first")
+    rows, scored = evaluator.measure(methods)
+
+    others = [row for row in read_rows(workdir) if row["data"] != evaluator.data]
+    drawn = workdir.panel
+    if others:
+        slug = re.sub(r"\W+", "_", evaluator.data).strip("_")
+        drawn = drawn.with_stem(f"{drawn.stem}_{slug}")
+    images.write(drawn, panel.of_scored(scored[0], TITLES))
+    workdir.write_json(workdir.results.name, {"rows": others + rows})
+
+    count = len(evaluator.pairs)
+    say(f"{evaluator.data}: mean over {count} picture{'s' if count > 1 else ''}")
+    say(report.table(rows))
+    say(f"written: {workdir.results}, {drawn}")
+
+
+def read_rows(workdir: Workdir) -> list[Row]:
+    """The rows of results.json; none where there is no such file."""
+    return workdir.read_json(workdir.results.name)["rows"] if workdir.results.exists() else []

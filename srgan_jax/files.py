@@ -1,0 +1,48 @@
+"""Writing files so that nothing half-written ever has the final name."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from srgan_jax.errors import UserError, first_line
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A file beside `path` to write to, with the same suffix; at the end it takes its place.
+
+    Raises: UserError where it cannot be written; then `path` is as it was.
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike, flag: str) -> pathlib.Path:
+    """A folder that can be written, made where it is not there.
+
+    Raises: UserError, naming the flag that gave it.
+    """
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{flag}={path}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The digest of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({first_line(error)})") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed already, or there is no such folder
+            aside.unlink()
 
 
 def make_folder(path: str | os.PathLike, flag: str) -> pathlib.Path:

@@ -8,18 +8,16 @@
 not. The one file holds what `metrics.lpips.shapes` says, and in its header the net, `lpips_net`.
 """
 
-import contextlib
 import os
-import pathlib
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from absl import app, flags
+from absl import flags
 
+from srgan_jax import cli, files
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.metrics import lpips
 
@@ -38,16 +36,18 @@ def load(path: str | os.PathLike) -> tuple[str, lpips.Params]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             net = (file.metadata() or {}).get("lpips_net")
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if net not in lpips.TRUNKS:
+                raise UserError(f"{path}: not weights of LPIPS: make them with {_COMMAND}")
+            shapes = lpips.shapes(net)
+            held = shapes.keys() & set(file.keys())
+            arrays = {name: file.get_tensor(name) for name in held}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: make it with {_COMMAND}") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{path}: not a whole .safetensors file ({first_line(error)}): make it with {_COMMAND}"
         ) from error
-    if net not in lpips.TRUNKS:
-        raise UserError(f"{path}: not weights of LPIPS: make them with {_COMMAND}")
-    return net, _checked(f"{path}", arrays, lpips.shapes(net), f"make it with {_COMMAND}")
+    return net, _checked(f"{path}", arrays, shapes, f"make it with {_COMMAND}")
 
 
 def convert(trunk: str, heads: str, out: str) -> str:
@@ -75,7 +75,9 @@ def convert(trunk: str, heads: str, out: str) -> str:
     params |= _checked(f"--heads={heads}", arrays, lin, advice)
     if zlib.crc32(params["lin0"].tobytes()) in _OLD_HEADS:
         raise UserError(f"--heads={heads}: of version 0.0: {advice}")
-    _write(pathlib.Path(out), net, params)
+    with files.replacing(out) as aside:
+        # Not `save_file`, which makes it unreadable to others, whatever the umask.
+        aside.write_bytes(safetensors.numpy.save(params, metadata={"lpips_net": net}))
     return net
 
 
@@ -129,55 +131,26 @@ def _checked(
     return {name: arrays[name] for name in shapes}
 
 
-def _write(path: pathlib.Path, net: str, params: dict[str, np.ndarray]) -> None:
-    """Aside, then renamed."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        # Not `save_file`, which makes it unreadable to others, whatever the umask.
-        aside.write_bytes(safetensors.numpy.save(params, metadata={"lpips_net": net}))
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"--out={path}: cannot be written ({first_line(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-
-
 def main(argv: Sequence[str]) -> None:
     """Check the flags and convert."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: files are given as --trunk=FILE")
-    files: dict[str, str] = {}
+    given: dict[str, str] = {}
     for name in ("trunk", "heads", "out"):
-        files[name] = flags.FLAGS[name].value or ""
-        if not files[name]:
+        given[name] = flags.FLAGS[name].value or ""
+        if not given[name]:
             raise UserError(f"--{name} is missing: give a file; {_COMMAND} --help says which")
-    net = convert(**files)
-    print(f"{files['out']}: LPIPS of {net}")
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with a mistyped flag as one line."""
-    try:
-        return flags.FLAGS(argv, known_only=False)
-    except flags.Error as error:
-        raise UserError(first_line(error)) from error
+    net = convert(**given)
+    print(f"{given['out']}: LPIPS of {net}")
 
 
 def run() -> None:
-    """The command: exit status 0, or 2 with one line."""
+    """The command."""
     # Defined here, so that programs which import `load` do not have these flags.
     flags.DEFINE_string("trunk", None, "torchvision's AlexNet, VGG16 or SqueezeNet 1.1, .pth.")
     flags.DEFINE_string("heads", None, "weights/v0.1/NET.pth of the package lpips.")
     flags.DEFINE_string("out", None, "File to write, .safetensors.")
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except UserError as error:
-        print(f"srgan_jax: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("srgan_jax: interrupted", file=sys.stderr)
-        sys.exit(130)
+    cli.run(main)
 
 
 if __name__ == "__main__":

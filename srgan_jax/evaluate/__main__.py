@@ -4,6 +4,7 @@ python -m srgan_jax.evaluate --weights=runs/first --data=Set5=DIR --out=runs/mea
 """
 
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from srgan_jax.data.degradation import Degradation
 from srgan_jax.errors import UserError, some
 from srgan_jax.evaluate import pairs, panel, perceptual, report
 from srgan_jax.evaluate.methods import BASELINES, Method, baseline, network
-from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_rows
+from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_json, to_rows
 from srgan_jax.evaluate.workdirs import NETWORKS
 from srgan_jax.metrics.conventions import CONVENTIONS, METRICS
 from srgan_jax.monitor import say
@@ -90,6 +91,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--results={taken[0]}=...: --weights has that name too: give another")
     if not given.methods and not results:
         raise UserError("--weights is missing: a .safetensors file, a workdir, or bicubic")
+    if REPORT_TABLE.value and given.scale != 4:
+        raise UserError(f"--report_table is of enlargement by 4, not --scale={given.scale}")
     sets = find_sets(given.scale, results)
     measures = Measures(
         border=given.scale,
@@ -97,6 +100,12 @@ def main(argv: Sequence[str]) -> None:
         metrics=chosen("metrics", METRIC.value, ("mse", "psnr", "ssim", "ms_ssim")),
         others=perceptual.load(given.scale, NIQE.value, LPIPS.value),
     )
+    asked = measures.asked()
+    if not asked:
+        listed = ", ".join(measures.metrics)
+        raise UserError(
+            f"--metrics={listed}: not in --conventions={','.join(measures.conventions)}"
+        )
     out = files.make_folder(OUT.value, "--out") if OUT.value else None
 
     rows: dict[str, list[Row]] = {}
@@ -112,10 +121,15 @@ def main(argv: Sequence[str]) -> None:
         unmeasured += broken
         if not values:
             continue
-        rows[label] = to_rows(label, values)
+        measured = to_rows(label, values)
+        if not measured:
+            listed = ", ".join(dict.fromkeys(metric for _, metric in asked))
+            unmeasured.append(f"{label}: all pictures are too small for {listed}")
+            continue
+        rows[label] = measured
         of_all = f" of {count}" if len(values) < count else ""
         titles[label] = f"{label}: mean over {len(values)}{of_all} picture{'s' * (count > 1)}"
-        show(rows[label], titles[label], list(values))
+        show(rows[label], titles[label], list(values), asked)
     tables = report.published(rows, given.variants) if REPORT_TABLE.value else ""
     if tables:
         say(tables)
@@ -153,7 +167,7 @@ def load_weights(given: Iterable[str]) -> Weights:
             known = report.variant(exported.metadata["training"])
             if known:
                 variants[label] = known
-    if SCALE.value:
+    if SCALE.value is not None:
         scales[f"--scale={SCALE.value}"] = SCALE.value
     if len(set(scales.values())) > 1:
         listed = ", ".join(f"{name} by {scale}" for name, scale in scales.items())
@@ -211,6 +225,8 @@ def find_sets(
     unknown = sorted(lr_folders.keys() - folders.keys())
     if unknown:
         raise UserError(f"--lr_data={unknown[0]}=...: there is no --data={unknown[0]}=DIR")
+    if "builtin" in given and "builtin" in folders:
+        raise UserError("--data: the name 'builtin' is there twice")
     sets: dict[str, tuple[Iterable[pairs.Pair], int, list[str]]] = {}
     if "builtin" in given:
         if results:
@@ -244,15 +260,14 @@ def chosen(flag: str, given: list[str], known: Iterable[str]) -> tuple[str, ...]
 
 def write_pictures(out: pathlib.Path, label: str, scored: Scored, computed: Iterable[str]) -> None:
     """The SR pictures that we made, and the comparison panel."""
-    file = f"{pathlib.Path(scored.pair.name).stem}.png"
+    name = f"{pathlib.Path(scored.pair.name).stem}.png"
     pictures = {f"sr/{method}/{label}": scored.outputs[method] for method in computed}
     pictures[f"panels/{label}"] = panel.of_scored(scored, {})
     for folder, pixels in pictures.items():
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        images.write(out / folder / file, pixels)
+        images.write(files.make_folder(out / folder, "--out") / name, pixels)
 
 
-def show(rows: list[Row], title: str, names: list[str]) -> None:
+def show(rows: list[Row], title: str, names: list[str], asked: list[tuple[str, str]]) -> None:
     """Print the means of a set, and with --per_image each picture's numbers."""
     if PER_IMAGE.value:
         for name in sorted(names):
@@ -260,35 +275,33 @@ def show(rows: list[Row], title: str, names: list[str]) -> None:
             say(report.table(rows, name))
     say(title)
     say(report.table(rows))
-    for line in remarks(rows, len(names)):
+    for line in remarks(rows, len(names), asked):
         say(line)
 
 
-def remarks(rows: list[Row], count: int) -> list[str]:
+def remarks(rows: list[Row], count: int, asked: list[tuple[str, str]]) -> list[str]:
     """What a reader of the means must know: fewer pictures in some, and infinite ones."""
-    lines = []
-    counts: dict[str, int] = {}
+    measured: dict[tuple[str, str], set[str]] = {key: set() for key in asked}
+    equal: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["image"] != "mean" and (row["method"], row["convention"]) == first_of(rows, row):
-            counts[row["metric"]] = counts.get(row["metric"], 0) + 1
-    lines += [
-        f"{metric} of {measured} pictures: the others are too small for it"
-        for metric, measured in counts.items()
-        if measured < count
+        if row["image"] == "mean":
+            continue
+        measured[row["convention"], row["metric"]].add(row["image"])
+        if row["value"] == math.inf:
+            equal.setdefault((row["image"], row["method"]), []).append(row["convention"])
+    fewer: dict[tuple[str, int], list[str]] = {}
+    for (convention, metric), having in measured.items():
+        if len(having) < count:
+            told = fewer.setdefault((convention, len(having)), [])
+            told.append(report.TITLES.get(metric, metric))
+    return [
+        f"{convention} {', '.join(metrics)}: mean over {number} of {count} pictures, the others are"
+        " too small"
+        for (convention, number), metrics in fewer.items()
+    ] + [
+        f"{image}: {method} equals HR as {', '.join(conventions)} compares them, PSNR is infinite"
+        for (image, method), conventions in sorted(equal.items())
     ]
-    same = sorted({(row["image"], row["method"]) for row in rows if row["value"] == float("inf")})
-    lines += [
-        f"{image}: {method} equals HR, its PSNR is infinite"
-        for image, method in same
-        if image != "mean"
-    ]
-    return lines
-
-
-def first_of(rows: list[Row], like: Row) -> tuple[str, str]:
-    """Method and convention of the first row with the metric of another."""
-    row = next(row for row in rows if row["metric"] == like["metric"])
-    return row["method"], row["convention"]
 
 
 def write_results(
@@ -303,7 +316,7 @@ def write_results(
     of_metrics = {"niqe": NIQE.value} if NIQE.value else {}
     of_metrics |= {f"lpips {i}": path for i, path in enumerate(LPIPS.value)}
     content = {
-        "rows": [row for of_set in rows.values() for row in of_set],
+        "rows": [row for of_set in rows.values() for row in to_json(of_set)],
         "weights": sources,
         "metric_weights": {
             name: {"file": path, "sha256": files.sha256(path)} for name, path in of_metrics.items()

@@ -28,6 +28,8 @@ def load(
         measures["modern", "niqe"] = functools.partial(_niqe, border, niqe_file.load(niqe_path))
     for path in lpips_paths:
         net, params = lpips_file.load(path)
+        if ("rgb", f"lpips_{net}") in measures:
+            raise UserError(f"--lpips={path}: weights of {net} are given twice")
         params = jax.tree.map(jnp.asarray, params)
         measures["rgb", f"lpips_{net}"] = functools.partial(_lpips, border, net, params)
     return measures

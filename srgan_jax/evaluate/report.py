@@ -22,6 +22,8 @@ def table(rows: list[Row], image: str = "mean") -> str:
         for row in rows
         if row["image"] == image
     }
+    if not values:
+        return "too small"
     methods = list(dict.fromkeys(method for method, _, _ in values))
     columns: dict[str, list[str]] = {}
     for _, convention, metric in values:
@@ -164,7 +166,8 @@ def _beside(
     ours: dict[str, tuple[float, float]] = {
         method: (means[method, "paper", "psnr"], means[method, "paper", "ssim"])
         for method in variants
-        if (method, "paper", "ssim") in means and variants[method] in columns
+        if {(method, "paper", "psnr"), (method, "paper", "ssim")} <= means.keys()
+        and variants[method] in columns
     }
     # A line holds one method a column; further ones of the same network get lines of their own.
     by_column = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -35,6 +36,16 @@ class Measures:
     conventions: tuple[str, ...] = tuple(CONVENTIONS)
     metrics: tuple[str, ...] = METRICS
     others: dict[tuple[str, str], Single] = dataclasses.field(default_factory=dict)
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Every convention and metric that a large enough picture gets."""
+        usual = [
+            (convention, metric)
+            for convention in self.conventions
+            for metric in self.metrics
+            if metric in CONVENTIONS[convention].metrics
+        ]
+        return [*usual, *self.others]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +151,16 @@ def to_rows(data: str, values: dict[str, dict[str, Values]]) -> list[Row]:
         for key, group in groups.items()
     ]
     return rows + means
+
+
+def to_json(rows: list[Row]) -> list[Row]:
+    """Rows as strict JSON takes them: an infinite PSNR is the text "inf"."""
+    return [row | {"value": "inf"} if row["value"] == math.inf else row for row in rows]
+
+
+def from_json(rows: list[Row]) -> list[Row]:
+    """Rows as they were before `to_json`."""
+    return [row | {"value": float(row["value"])} for row in rows]
 
 
 def means_of(rows: list[Row]) -> dict[tuple[str, str, str], float]:

@@ -13,7 +13,7 @@ from srgan_jax.errors import UserError
 from srgan_jax.evaluate import panel, report
 from srgan_jax.evaluate.methods import Method, baseline, network
 from srgan_jax.evaluate.pairs import Pair, make_pair
-from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_rows
+from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, from_json, to_json, to_rows
 from srgan_jax.metrics import ssim
 from srgan_jax.models.generator import Generator
 from srgan_jax.monitor import say
@@ -111,7 +111,7 @@ def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
         slug = re.sub(r"\W+", "_", evaluator.data).strip("_")
         drawn = drawn.with_stem(f"{drawn.stem}_{slug}")
     images.write(drawn, panel.of_scored(scored[0], TITLES))
-    workdir.write_json(workdir.results.name, {"rows": others + rows})
+    workdir.write_json(workdir.results.name, {"rows": to_json(others + rows)})
 
     count = len(evaluator.pairs)
     say(f"{evaluator.data}: mean over {count} picture{'s' if count > 1 else ''}")
@@ -121,4 +121,6 @@ def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
 
 def read_rows(workdir: Workdir) -> list[Row]:
     """The rows of results.json; none where there is no such file."""
-    return workdir.read_json(workdir.results.name)["rows"] if workdir.results.exists() else []
+    if not workdir.results.exists():
+        return []
+    return from_json(workdir.read_json(workdir.results.name)["rows"])

@@ -8,19 +8,17 @@ import math
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tqdm
 from absl import flags, logging
 
-from srgan_jax import cli, files, images, weights, workdir
-from srgan_jax.data import sources
-from srgan_jax.data.degradation import Degradation
+from srgan_jax import cli, files, images, workdir
 from srgan_jax.errors import UserError, some
-from srgan_jax.evaluate import pairs, panel, perceptual, report
-from srgan_jax.evaluate.methods import BASELINES, Method, baseline, network
+from srgan_jax.evaluate import panel, perceptual, report
+from srgan_jax.evaluate.arguments import chosen, find_sets, load_weights, named_folders
+from srgan_jax.evaluate.methods import BASELINES
 from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_json, to_rows
-from srgan_jax.evaluate.workdirs import NETWORKS
 from srgan_jax.metrics.conventions import CONVENTIONS, METRICS
 from srgan_jax.monitor import say
 
@@ -66,15 +64,6 @@ REPORT_TABLE = flags.DEFINE_bool(
 )
 
 
-class Weights(NamedTuple):
-    """What the networks given are: how they enlarge, from where, and the paper's name for them."""
-
-    methods: dict[str, Method]
-    files: dict[str, dict[str, str]]
-    variants: dict[str, str]
-    scale: int
-
-
 def main(argv: Sequence[str]) -> None:
     """Check everything that was given, measure, write."""
     if not flags.FLAGS["verbosity"].present:
@@ -84,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     if FIT_NIQE.value:
         perceptual.fit_niqe(FIT_NIQE.value, NIQE.value)
         return
-    given = load_weights(WEIGHTS.value or (BASELINES if REPORT_TABLE.value else []))
+    given = load_weights(WEIGHTS.value or (BASELINES if REPORT_TABLE.value else []), SCALE.value)
     results = named_folders("results", RESULTS.value)
     taken = sorted(results.keys() & given.methods.keys())
     if taken:
@@ -93,7 +82,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--weights is missing: a .safetensors file, a workdir, or bicubic")
     if REPORT_TABLE.value and given.scale != 4:
         raise UserError(f"--report_table is of enlargement by 4, not --scale={given.scale}")
-    sets = find_sets(given.scale, results)
+    sets = find_sets(
+        DATA.value or (["builtin"] if REPORT_TABLE.value else []),
+        LR_DATA.value,
+        results,
+        given.scale,
+    )
     measures = Measures(
         border=given.scale,
         conventions=chosen("conventions", CONVENTION.value, CONVENTIONS),
@@ -134,128 +128,10 @@ def main(argv: Sequence[str]) -> None:
     if tables:
         say(tables)
     if out and rows:
-        write_results(out, rows, titles, tables, given.files)
+        write_results(out, rows, titles, tables, given.files, unmeasured)
         say(f"written: {out / 'results.json'}, {out / 'results.md'}")
     if unmeasured:
         raise UserError(f"{len(unmeasured)} not measured: {some(unmeasured)}")
-
-
-def load_weights(given: Iterable[str]) -> Weights:
-    """The methods that --weights names. Raises: UserError."""
-    methods: dict[str, Method | str] = {}
-    sources: dict[str, dict[str, str]] = {}
-    variants: dict[str, str] = {}
-    scales: dict[str, int] = {}
-
-    def add(name: str, method: Method | str) -> None:
-        if "/" in name or name in methods:
-            problem = "has a slash" if "/" in name else "is there twice"
-            raise UserError(f"--weights: the name {name!r} {problem}: give another, NAME=W")
-        methods[name] = method
-
-    for text in given:
-        name, path = split_name(text)
-        if path in BASELINES:
-            add(name or path, path)
-            variants[name or path] = path
-            continue
-        for label, file in exports(name, pathlib.Path(path)):
-            exported = weights.load_generator(file)
-            add(label, network(exported.generator, exported.variables))
-            sources[label] = {"file": str(file), "sha256": files.sha256(file)}
-            scales[str(file)] = exported.generator.scale
-            known = report.variant(exported.metadata["training"])
-            if known:
-                variants[label] = known
-    if SCALE.value is not None:
-        scales[f"--scale={SCALE.value}"] = SCALE.value
-    if len(set(scales.values())) > 1:
-        listed = ", ".join(f"{name} by {scale}" for name, scale in scales.items())
-        raise UserError(f"not all enlarge alike ({listed}): measure them one after the other")
-    scale = next(iter(scales.values()), 4)
-    if scale < 2:
-        raise UserError(f"--scale={scale}: must be at least 2")
-    ready = {
-        name: baseline(method, scale) if isinstance(method, str) else method
-        for name, method in methods.items()
-    }
-    return Weights(ready, sources, variants, scale)
-
-
-def exports(name: str, path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """The files that a path stands for, with the names of their methods. Raises: UserError."""
-    if not path.is_dir():
-        return [(name or path.stem, path)]
-    found = [file for n in NETWORKS if (file := path / f"{n}.safetensors").exists()]
-    if not found:
-        raise UserError(f"--weights={path}: a folder without srresnet or srgan.safetensors")
-    if len(found) == 1 and name:
-        return [(name, found[0])]
-    return [(f"{name}-{file.stem}" if name else file.stem, file) for file in found]
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """NAME=VALUE, or a value without a name, which may hold "=" where it exists."""
-    name, equals, value = text.partition("=")
-    return (name, value) if equals and not pathlib.Path(text).exists() else ("", text)
-
-
-def named_folders(flag: str, given: list[str]) -> dict[str, str]:
-    """Folders by name, from several NAME=DIR. Raises: UserError."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or "/" in name:
-            raise UserError(f"--{flag}={text}: give NAME=DIR, such as --{flag}=Set5=Set5/HR")
-        if name in found:
-            raise UserError(f"--{flag}: the name {name!r} is there twice")
-        found[name] = folder
-    return found
-
-
-def find_sets(
-    scale: int, results: dict[str, str]
-) -> dict[str, tuple[Iterable[pairs.Pair], int, list[str]]]:
-    """The pairs, their number, and the list of what is broken, by set. Raises: UserError."""
-    given = DATA.value or (["builtin"] if REPORT_TABLE.value else [])
-    if not given:
-        raise UserError("--data is missing: NAME=DIR with HR pictures, or builtin")
-    folders = named_folders("data", [text for text in given if text != "builtin"])
-    lr_folders = named_folders("lr_data", LR_DATA.value)
-    unknown = sorted(lr_folders.keys() - folders.keys())
-    if unknown:
-        raise UserError(f"--lr_data={unknown[0]}=...: there is no --data={unknown[0]}=DIR")
-    if "builtin" in given and "builtin" in folders:
-        raise UserError("--data: the name 'builtin' is there twice")
-    sets: dict[str, tuple[Iterable[pairs.Pair], int, list[str]]] = {}
-    if "builtin" in given:
-        if results:
-            raise UserError("--results cannot be measured on --data=builtin: give NAME=DIR")
-        pictures = sources.load(source="builtin", path="", split="validation")
-        named = list(zip(pictures.names, pictures.images, strict=True))
-        sets["builtin"] = (
-            [pairs.make_pair(*item, Degradation(scale)) for item in named],
-            len(named),
-            [],
-        )
-    for label, folder in folders.items():
-        own = {}
-        for name, path in results.items():
-            below = pathlib.Path(path) / label
-            own[name] = str(below) if below.is_dir() or len(folders) > 1 else path
-        found = pairs.find(label, folder, scale, lr_folders.get(label), own)
-        sets[label] = (found.read(), len(found.hr), found.unreadable)
-    return sets
-
-
-def chosen(flag: str, given: list[str], known: Iterable[str]) -> tuple[str, ...]:
-    """The values of a list flag, in their own order. Raises: UserError for an unknown one."""
-    for name in given:
-        if name not in known:
-            raise UserError(f"--{flag}={name}: must be of {', '.join(known)}")
-    if not given:
-        raise UserError(f"--{flag} is empty: give some of {', '.join(known)}")
-    return tuple(given)
 
 
 def write_pictures(out: pathlib.Path, label: str, scored: Scored, computed: Iterable[str]) -> None:
@@ -310,6 +186,7 @@ def write_results(
     titles: dict[str, str],
     tables: str,
     sources: dict[str, dict[str, str]],
+    unmeasured: list[str],
 ) -> None:
     """results.json with every number and what made it, and results.md with the means."""
     made: dict[str, Any] = workdir.environment()
@@ -317,6 +194,7 @@ def write_results(
     of_metrics |= {f"lpips {i}": path for i, path in enumerate(LPIPS.value)}
     content = {
         "rows": [row for of_set in rows.values() for row in to_json(of_set)],
+        "unmeasured": unmeasured,
         "weights": sources,
         "metric_weights": {
             name: {"file": path, "sha256": files.sha256(path)} for name, path in of_metrics.items()

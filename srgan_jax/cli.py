@@ -1,5 +1,6 @@
 """What the commands share: flags, and errors as one line."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,9 @@ def run(
     except UserError as error:
         print(f"srgan_jax: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
     except KeyboardInterrupt:
         print("srgan_jax: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -69,6 +69,8 @@ def load_generator(path: str | os.PathLike) -> Exported:
 
     Raises: UserError, naming the file, where it is no generator of ours, whole and finite.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder: give the .safetensors file in it")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = (file.metadata() or {}).get("srgan_jax")
@@ -87,6 +89,8 @@ def load_generator(path: str | os.PathLike) -> Exported:
             )
         generator = Generator(**metadata["architecture"])
         prefix = "ema_" if metadata["ema"] else ""
+        if not isinstance(metadata["training"], dict):
+            raise TypeError("its training is no object")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its srgan_jax metadata is damaged ({error})") from error
     wanted = jax.eval_shape(

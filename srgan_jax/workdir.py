@@ -21,7 +21,8 @@ from srgan_jax.errors import UserError, first_line
 
 PACKAGES = (
     "srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy",
-    "pillow", "safetensors", "scikit-image", "tensorboardX", "tensorflow-datasets", "array-record",
+    "pillow", "safetensors", "scikit-image", "scipy", "tensorboardX",
+    "tensorflow-datasets", "array-record",
 )  # fmt: skip
 DIFFERENCES_AT_MOST = 4  # in one message
 

@@ -121,17 +121,19 @@ def table_of(text: str, title: str) -> dict[str, list[str]]:
     return table
 
 
+TINY = Generator(blocks=1, channels=8)
+
+
 @functools.cache
-def initialised(scale: int) -> tuple[Generator, Variables]:
-    generator = Generator(scale=scale, blocks=1, channels=8)
+def initialised(generator: Generator) -> tuple[Generator, Variables]:
     return generator, init_variables(generator, jax.random.key(0), (1, 8, 8, 3))
 
 
 def save_network(
-    path: pathlib.Path, seed: int, scale: int = 4, training: dict | None = None
+    path: pathlib.Path, seed: int, generator: Generator = TINY, training: dict | None = None
 ) -> None:
-    """An untrained generator, small, as training exports it."""
-    generator, variables = initialised(scale)
+    """An untrained generator as training exports it."""
+    generator, variables = initialised(generator)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda x: (x + rng.normal(0, 0.01, x.shape)).astype(x.dtype), variables.params
@@ -185,10 +187,10 @@ class Material:
         save(self.other / "odd.bmp", photograph(*ODD))
         save(self.theirs / "other" / "odd.png", np.full((*ODD, 3), 128, np.uint8))
         story = {"network": "srgan", "config": configs("vgg54")}
-        save_network(self.network, 0, training=story)
+        save_network(self.network, 0, Generator(), story)  # the paper's own
         save_network(self.workdir / "srresnet.safetensors", 1)
         save_network(self.workdir / "srgan.safetensors", 2)
-        save_network(self.double, 3, scale=2)
+        save_network(self.double, 3, Generator(scale=2, blocks=1, channels=8))
         save_lpips(folder / "squeeze.safetensors")
 
 
@@ -569,7 +571,7 @@ def test_results_are_measured_without_any_weights(material, tmp_path):
 
 
 def test_the_report_table_works_on_its_own():
-    stdout = run("--report_table", "--conventions=full")
+    stdout = run("--report_table", "--conventions=paper,full")
     assert list(table_of(stdout, "builtin: mean over 1 picture")) == [
         "bicubic",
         "lanczos",
@@ -585,23 +587,22 @@ def test_the_report_table_works_on_its_own():
     assert cells[:2] == [f"{error:.2f}", f"{10 * np.log10(255**2 / error):.2f}"]
 
 
-def test_the_report_table_without_what_it_compares(material):
-    """Metrics that were not asked for are not there, and no reason to fail."""
-    stdout = run(
-        "--report_table", "--weights=bicubic", f"--data=Set5={material.other}", "--metrics=mse",
-        "--conventions=paper",
-    )  # fmt: skip
-    assert cells_of(stdout[stdout.index("## Table 2") :], "Set5, ours") == 4 * ["-"]
-    stdout = run(
-        "--report_table", "--weights=bicubic", f"--data=Set5={material.other}", "--metrics=ssim",
-        "--conventions=paper",
-    )  # fmt: skip
-    assert "28.43 / 0.8211" in stdout
+def test_the_report_table_needs_what_it_compares(material):
+    for flags in (["--metrics=mse"], ["--metrics=ssim"], ["--conventions=modern"]):
+        line, _ = refused(
+            "--report_table", "--weights=bicubic", f"--data=Set5={material.other}", *flags
+        )
+        assert "--report_table" in line
+        assert "psnr and ssim" in line
 
 
 def test_which_network_of_the_paper_an_export_is(configs):
     def told(variant: str, network: str) -> str | None:
-        return report.variant({"network": network, "config": configs(variant)})
+        return report.variant(metadata(network, configs(variant)))
+
+    def metadata(network: str, config: dict, **architecture) -> dict:
+        own = weights.architecture(Generator()) | architecture
+        return {"training": {"network": network, "config": config}, "architecture": own}
 
     assert told("vgg54", "srgan") == "SRGAN-VGG54"
     assert told("vgg22", "srgan") == "SRGAN-VGG22"
@@ -610,7 +611,10 @@ def test_which_network_of_the_paper_an_export_is(configs):
     assert told("srresnet_vgg22", "srresnet") == "SRResNet-VGG22"
     other = configs("vgg54")
     other["vgg"]["layers"] = ["relu3_4"]
-    assert report.variant({"network": "srgan", "config": other}) is None
+    assert report.variant(metadata("srgan", other)) is None
+    for changed in ({"blocks": 4}, {"channels": 32}, {"norm": "none"}, {"base": "bicubic"}):
+        assert report.variant(metadata("srgan", configs("mse"), **changed)) is None
+    assert report.variant(metadata("srgan", configs("mse"), prelu="channel")) == "SRGAN-MSE"
     assert report.variant({}) is None
 
 
@@ -900,7 +904,7 @@ CASES = {
     ),
     "results of one set for two": (
         [*GIVEN, "--data=y={}/other", "--results=theirs={}/theirs/Set5"],
-        ["--results=theirs={}/theirs/Set5/x", "no such folder"],
+        ["--results=theirs={}/theirs/Set5", "{}/theirs/Set5/x is not there"],
     ),
     "LPIPS twice": (
         [*GIVEN, "--lpips={}/squeeze.safetensors", "--lpips={}/squeeze.safetensors"],

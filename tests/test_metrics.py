@@ -112,7 +112,7 @@ def dump_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return (w * top / bottom).sum() / w.sum()
 
 
-@pytest.mark.parametrize("size", [(300, 60), (40, 90), (7, 5), (1, 30), (3, 1)])
+@pytest.mark.parametrize("size", [(300, 60), (40, 90), (256, 8), (256, 6), (7, 5), (1, 30), (3, 1)])
 def test_daala_ssim_is_the_c_codes(size):
     """Windows of 1 to 11 taps; pictures smaller than their window; one row."""
     rng = np.random.default_rng(0)

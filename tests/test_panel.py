@@ -35,6 +35,13 @@ def test_size_and_contents(noise, height, width):
         assert frame.all(-1).any()
 
 
+@pytest.mark.parametrize(("height", "width"), [(2000, 4), (4, 2000)])
+def test_extreme_shapes_stay_small(noise, height, width):
+    hr = noise(height, width)
+    result = panel.draw({"SR": (hr, ""), "HR": (hr, "")}, hr, panel.detail_of(hr))
+    assert max(result.shape) <= panel.TALLEST + 2 * panel.COLUMN
+
+
 def test_the_detail_is_the_same_place_of_lr_and_hr():
     """LR is enlarged without filter, so that its pixels are seen."""
     hr = np.zeros((192, 256, 3), np.uint8)

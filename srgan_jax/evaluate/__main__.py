@@ -3,9 +3,11 @@
 python -m srgan_jax.evaluate --weights=runs/first --data=Set5=DIR --out=runs/measured
 """
 
+import dataclasses
 import json
 import math
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,9 +18,15 @@ from absl import flags, logging
 from srgan_jax import cli, files, images, workdir
 from srgan_jax.errors import UserError, some
 from srgan_jax.evaluate import panel, perceptual, report
-from srgan_jax.evaluate.arguments import chosen, find_sets, load_weights, named_folders
+from srgan_jax.evaluate.arguments import (
+    TestSet,
+    chosen,
+    find_sets,
+    load_weights,
+    named_folders,
+)
 from srgan_jax.evaluate.methods import BASELINES
-from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, to_json, to_rows
+from srgan_jax.evaluate.score import Measures, Row, Scored, Values, evaluate, to_json, to_rows
 from srgan_jax.metrics.conventions import CONVENTIONS, METRICS
 from srgan_jax.monitor import say
 
@@ -80,8 +88,6 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--results={taken[0]}=...: --weights has that name too: give another")
     if not given.methods and not results:
         raise UserError("--weights is missing: a .safetensors file, a workdir, or bicubic")
-    if REPORT_TABLE.value and given.scale != 4:
-        raise UserError(f"--report_table is of enlargement by 4, not --scale={given.scale}")
     sets = find_sets(
         DATA.value or (["builtin"] if REPORT_TABLE.value else []),
         LR_DATA.value,
@@ -95,43 +101,43 @@ def main(argv: Sequence[str]) -> None:
         others=perceptual.load(given.scale, NIQE.value, LPIPS.value),
     )
     asked = measures.asked()
+    if REPORT_TABLE.value:
+        check_report_table(given.scale, asked)
     if not asked:
         listed = ", ".join(measures.metrics)
         raise UserError(
             f"--metrics={listed}: not in --conventions={','.join(measures.conventions)}"
         )
-    out = files.make_folder(OUT.value, "--out") if OUT.value else None
+    out = files.make_folder(pathlib.Path(OUT.value).expanduser(), "--out") if OUT.value else None
 
-    rows: dict[str, list[Row]] = {}
-    titles: dict[str, str] = {}
-    unmeasured: list[str] = []
-    for label, (found, count, broken) in sets.items():
+    report_of = Report(out, given.files)
+    for label, found in sets.items():
         values = {}
-        shown = tqdm.tqdm(found, label, count, leave=False, disable=not sys.stderr.isatty())
+        shown = tqdm.tqdm(
+            found.pairs, label, found.count, leave=False, disable=not sys.stderr.isatty()
+        )
         for scored in evaluate(shown, given.methods, measures):
             values[scored.pair.name] = scored.values
             if out:
                 write_pictures(out, label, scored, given.methods)
-        unmeasured += broken
-        if not values:
-            continue
-        measured = to_rows(label, values)
-        if not measured:
-            listed = ", ".join(dict.fromkeys(metric for _, metric in asked))
-            unmeasured.append(f"{label}: all pictures are too small for {listed}")
-            continue
-        rows[label] = measured
-        of_all = f" of {count}" if len(values) < count else ""
-        titles[label] = f"{label}: mean over {len(values)}{of_all} picture{'s' * (count > 1)}"
-        show(rows[label], titles[label], list(values), asked)
-    tables = report.published(rows, given.variants) if REPORT_TABLE.value else ""
-    if tables:
-        say(tables)
-    if out and rows:
-        write_results(out, rows, titles, tables, given.files, unmeasured)
+        report_of.add(label, found, values, asked)
+    if REPORT_TABLE.value:
+        report_of.tables = report.published(report_of.rows, given.variants)
+        say(report_of.tables)
+    report_of.write()
+    if out and report_of.rows:
         say(f"written: {out / 'results.json'}, {out / 'results.md'}")
-    if unmeasured:
-        raise UserError(f"{len(unmeasured)} not measured: {some(unmeasured)}")
+    if report_of.unmeasured:
+        listed = some(report_of.unmeasured, between="; ")
+        raise UserError(f"{len(report_of.unmeasured)} not measured: {listed}")
+
+
+def check_report_table(scale: int, asked: list[tuple[str, str]]) -> None:
+    """Raises: UserError where what is asked for is not what the paper printed."""
+    if scale != 4:
+        raise UserError(f"--report_table is of enlargement by 4, not --scale={scale}")
+    if not {("paper", "psnr"), ("paper", "ssim")} <= set(asked):
+        raise UserError("--report_table needs psnr and ssim in --metrics, paper in --conventions")
 
 
 def write_pictures(out: pathlib.Path, label: str, scored: Scored, computed: Iterable[str]) -> None:
@@ -143,75 +149,108 @@ def write_pictures(out: pathlib.Path, label: str, scored: Scored, computed: Iter
         images.write(files.make_folder(out / folder, "--out") / name, pixels)
 
 
-def show(rows: list[Row], title: str, names: list[str], asked: list[tuple[str, str]]) -> None:
-    """Print the means of a set, and with --per_image each picture's numbers."""
-    if PER_IMAGE.value:
-        for name in sorted(names):
-            say(f"{rows[0]['data']}, {name}")
-            say(report.table(rows, name))
-    say(title)
-    say(report.table(rows))
-    for line in remarks(rows, len(names), asked):
-        say(line)
-
-
 def remarks(rows: list[Row], count: int, asked: list[tuple[str, str]]) -> list[str]:
     """What a reader of the means must know: fewer pictures in some, and infinite ones."""
-    measured: dict[tuple[str, str], set[str]] = {key: set() for key in asked}
+    methods = dict.fromkeys(row["method"] for row in rows)
+    counts = {(method, *key): 0 for method in methods for key in asked}
     equal: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["image"] == "mean":
             continue
-        measured[row["convention"], row["metric"]].add(row["image"])
+        counts[row["method"], row["convention"], row["metric"]] += 1
         if row["value"] == math.inf:
             equal.setdefault((row["image"], row["method"]), []).append(row["convention"])
-    fewer: dict[tuple[str, int], list[str]] = {}
-    for (convention, metric), having in measured.items():
-        if len(having) < count:
-            told = fewer.setdefault((convention, len(having)), [])
-            told.append(report.TITLES.get(metric, metric))
-    return [
-        f"{convention} {', '.join(metrics)}: mean over {number} of {count} pictures, the others are"
-        " too small"
-        for (convention, number), metrics in fewer.items()
-    ] + [
+    fewer: dict[tuple[str, str, int], list[str]] = {}
+    for (method, convention, metric), number in counts.items():
+        if number < count:
+            title = report.TITLES.get(metric, metric)
+            fewer.setdefault((convention, title, number), []).append(method)
+    lines = []
+    for (convention, title, number), having in fewer.items():
+        of = "" if len(having) == len(methods) else f" of {', '.join(having)}"
+        lines.append(
+            f"{convention} {title}{of}: mean over {number} of {count} pictures, the others are too"
+            " small or flat"
+        )
+    return lines + [
         f"{image}: {method} equals HR as {', '.join(conventions)} compares them, PSNR is infinite"
         for (image, method), conventions in sorted(equal.items())
     ]
 
 
-def write_results(
-    out: pathlib.Path,
-    rows: dict[str, list[Row]],
-    titles: dict[str, str],
-    tables: str,
-    sources: dict[str, dict[str, str]],
-    unmeasured: list[str],
-) -> None:
-    """results.json with every number and what made it, and results.md with the means."""
-    made: dict[str, Any] = workdir.environment()
-    of_metrics = {"niqe": NIQE.value} if NIQE.value else {}
-    of_metrics |= {f"lpips {i}": path for i, path in enumerate(LPIPS.value)}
-    content = {
-        "rows": [row for of_set in rows.values() for row in to_json(of_set)],
-        "unmeasured": unmeasured,
-        "weights": sources,
-        "metric_weights": {
-            name: {"file": path, "sha256": files.sha256(path)} for name, path in of_metrics.items()
-        },
-        "versions": made.pop("packages"),
-        **made,
-    }
-    with files.replacing(out / "results.json") as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-    parts = ["# Results\n", "`" + " ".join(made["command"]) + "`\n"]
-    parts += [report.markdown(of_set, titles[label]) for label, of_set in rows.items()]
-    used = {row["convention"] for row in content["rows"]}
-    parts += [
-        f"- `{name}`: {CONVENTIONS[name].description}" for name in CONVENTIONS if name in used
-    ]
-    with files.replacing(out / "results.md") as aside:
-        aside.write_text("\n".join([*parts, "", tables]))
+@dataclasses.dataclass
+class Report:
+    """What is told of all sets: printed set by set, and written after each.
+
+    Attributes:
+      out: the folder, None where nothing is written.
+      weights: the file of each network, and its digest.
+      rows: by set.
+      unmeasured: why pictures are missing from them.
+      sections: of results.md.
+      tables: the published ones with ours beside.
+    """
+
+    out: pathlib.Path | None
+    weights: dict[str, dict[str, str]]
+    rows: dict[str, list[Row]] = dataclasses.field(default_factory=dict)
+    unmeasured: list[str] = dataclasses.field(default_factory=list)
+    sections: list[str] = dataclasses.field(default_factory=list)
+    tables: str = ""
+
+    def add(
+        self,
+        label: str,
+        found: TestSet,
+        values: dict[str, dict[str, Values]],
+        asked: list[tuple[str, str]],
+    ) -> None:
+        """Print a set's means, with --per_image each picture's numbers, and write."""
+        self.unmeasured += found.unreadable
+        if not values:
+            return
+        rows = to_rows(label, values)
+        if not rows:
+            listed = ", ".join(dict.fromkeys(metric for _, metric in asked))
+            self.unmeasured.append(f"{label}: all pictures are too small for {listed}")
+            return
+        self.rows[label] = rows
+        count, measured = found.count, len(values)
+        of_all = f" of {count}" if measured < count else ""
+        title = f"{label}: mean over {measured}{of_all} picture{'s' * (count > 1)}"
+        notes = [f"{label}: {n} {how}" for how, n in sorted(found.converted.items())]
+        notes += remarks(rows, measured, asked)
+        if PER_IMAGE.value:
+            for name in sorted(values):
+                say(f"{label}, {name}")
+                say(report.table(rows, name))
+        for text in (title, report.table(rows), *notes):
+            say(text)
+        self.sections.append(report.markdown(rows, title) + "".join(f"\n- {n}" for n in notes))
+        self.write()
+
+    def write(self) -> None:
+        """results.json with every number and what made it, results.md with the means."""
+        if not (self.out and self.rows):
+            return
+        made: dict[str, Any] = workdir.environment()
+        of_metrics = [path for path in (NIQE.value, *LPIPS.value) if path]
+        content = {
+            "rows": [row for of_set in self.rows.values() for row in to_json(of_set)],
+            "unmeasured": self.unmeasured,
+            "weights": self.weights,
+            "metric_weights": [{"file": p, "sha256": files.sha256(p)} for p in of_metrics],
+            "versions": made.pop("packages"),
+            **made,
+        }
+        with files.replacing(self.out / "results.json") as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
+        command = shlex.join(["python", "-m", "srgan_jax.evaluate", *made["command"][1:]])
+        used = {row["convention"] for row in content["rows"]}
+        described = [f"- `{c}`: {CONVENTIONS[c].description}" for c in CONVENTIONS if c in used]
+        parts = ["# Results", f"`{command}`", *self.sections, "\n".join(described), self.tables]
+        with files.replacing(self.out / "results.md") as aside:
+            aside.write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the flags of the command mean: methods, and test sets."""
 
+import collections
+import dataclasses
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,6 +24,16 @@ class Weights(NamedTuple):
     scale: int
 
 
+@dataclasses.dataclass(frozen=True)
+class TestSet:
+    """Pairs, in number; and what their reading found, see `pairs.Folders`."""
+
+    pairs: Iterable[pairs.Pair]
+    count: int
+    unreadable: list[str]
+    converted: collections.Counter[str]
+
+
 def load_weights(given: Iterable[str], scale: int | None) -> Weights:
     """The methods that --weights names, at --scale if given. Raises: UserError."""
     methods: dict[str, Method | str] = {}
@@ -30,9 +42,9 @@ def load_weights(given: Iterable[str], scale: int | None) -> Weights:
     scales: dict[str, int] = {}
 
     def add(name: str, method: Method | str) -> None:
-        if "/" in name or name in methods:
-            problem = "has a slash" if "/" in name else "is there twice"
-            raise UserError(f"--weights: the name {name!r} {problem}: give another, NAME=W")
+        if name in methods:
+            raise UserError(f"--weights: the name {name!r} is there twice: give another, NAME=W")
+        check_name("weights", name)
         methods[name] = method
 
     for text in given:
@@ -41,12 +53,12 @@ def load_weights(given: Iterable[str], scale: int | None) -> Weights:
             add(name or path, path)
             variants[name or path] = path
             continue
-        for label, file in exports(name, pathlib.Path(path)):
+        for label, file in exports(name, pathlib.Path(path).expanduser()):
             exported = weights.load_generator(file)
             add(label, network(exported.generator, exported.variables))
             sources[label] = {"file": str(file), "sha256": files.sha256(file)}
             scales[str(file)] = exported.generator.scale
-            known = report.variant(exported.metadata["training"])
+            known = report.variant(exported.metadata)
             if known:
                 variants[label] = known
     if scale is not None:
@@ -66,6 +78,9 @@ def load_weights(given: Iterable[str], scale: int | None) -> Weights:
 
 def exports(name: str, path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     """The files that a path stands for, with the names of their methods. Raises: UserError."""
+    if not path.exists():
+        known = ", ".join(BASELINES)
+        raise UserError(f"--weights={path}: no such file or folder, nor one of {known}")
     if not path.is_dir():
         return [(name or path.stem, path)]
     found = [file for n in NETWORKS if (file := path / f"{n}.safetensors").exists()]
@@ -82,23 +97,30 @@ def split_name(text: str) -> tuple[str, str]:
     return (name, value) if equals and not pathlib.Path(text).exists() else ("", text)
 
 
+def check_name(flag: str, name: str) -> None:
+    """Raises: UserError for a name that cannot be a folder's."""
+    if "/" in name or name in (".", ".."):
+        raise UserError(f"--{flag}: the name {name!r} can be no folder's: give another, NAME=...")
+
+
 def named_folders(flag: str, given: list[str]) -> dict[str, str]:
     """Folders by name, from several NAME=DIR. Raises: UserError."""
     found: dict[str, str] = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or "/" in name:
-            raise UserError(f"--{flag}={text}: give NAME=DIR, such as --{flag}=Set5=Set5/HR")
+        if not (name and equals and folder):
+            raise UserError(f"--{flag}={text}: give NAME=DIR")
+        check_name(flag, name)
         if name in found:
             raise UserError(f"--{flag}: the name {name!r} is there twice")
-        found[name] = folder
+        found[name] = str(pathlib.Path(folder).expanduser())  # which a shell does not after "="
     return found
 
 
 def find_sets(
     given: list[str], given_lr: list[str], results: dict[str, str], scale: int
-) -> dict[str, tuple[Iterable[pairs.Pair], int, list[str]]]:
-    """The pairs, their number, and the list of what is broken, by set. Raises: UserError."""
+) -> dict[str, TestSet]:
+    """The sets that --data names, with --lr_data and --results of each. Raises: UserError."""
     if not given:
         raise UserError("--data is missing: NAME=DIR with HR pictures, or builtin")
     folders = named_folders("data", [text for text in given if text != "builtin"])
@@ -108,30 +130,34 @@ def find_sets(
         raise UserError(f"--lr_data={unknown[0]}=...: there is no --data={unknown[0]}=DIR")
     if "builtin" in given and "builtin" in folders:
         raise UserError("--data: the name 'builtin' is there twice")
-    sets: dict[str, tuple[Iterable[pairs.Pair], int, list[str]]] = {}
+    sets: dict[str, TestSet] = {}
     if "builtin" in given:
         if results:
             raise UserError("--results cannot be measured on --data=builtin: give NAME=DIR")
         pictures = data_sources.load(source="builtin", path="", split="validation")
-        named = list(zip(pictures.names, pictures.images, strict=True))
-        sets["builtin"] = (
-            [pairs.make_pair(*item, Degradation(scale)) for item in named],
-            len(named),
-            [],
-        )
+        named = zip(pictures.names, pictures.images, strict=True)
+        made = [pairs.make_pair(*item, Degradation(scale)) for item in named]
+        sets["builtin"] = TestSet(made, len(made), [], collections.Counter())
     for label, folder in folders.items():
         own = {}
         for name, path in results.items():
             below = pathlib.Path(path) / label
-            own[name] = str(below) if below.is_dir() or len(folders) > 1 else path
+            if len(folders) > 1 and not below.is_dir():
+                raise UserError(
+                    f"--results={name}={path}: of several sets, a folder with one for each:"
+                    f" {below} is not there"
+                )
+            own[name] = str(below) if below.is_dir() else path
         found = pairs.find(label, folder, scale, lr_folders.get(label), own)
-        sets[label] = (found.read(), len(found.hr), found.unreadable)
+        sets[label] = TestSet(found.read(), len(found.hr), found.unreadable, found.converted)
     return sets
 
 
 def chosen(flag: str, given: list[str], known: Iterable[str]) -> tuple[str, ...]:
     """The values of a list flag, in their own order. Raises: UserError for an unknown one."""
     for name in given:
+        if name in ("niqe", "lpips"):
+            raise UserError(f"--{flag}={name}: it needs weights, give --{name}=FILE")
         if name not in known:
             raise UserError(f"--{flag}={name}: must be of {', '.join(known)}")
     if not given:

@@ -18,7 +18,14 @@ BASELINES = ("bicubic", "lanczos", "nearest")
 
 @functools.partial(jax.jit, static_argnums=0)
 def super_resolve(generator: Generator, variables: Variables, lr_image: jax.Array) -> jax.Array:
-    """A network in test mode: uint8 [N, h, w, 3] to uint8 [N, s*h, s*w, 3]."""
+    """A network in test mode: uint8 [N, h, w, 3] to uint8 [N, s*h, s*w, 3].
+
+    Raises: ValueError for anything else, such as values in 0..1.
+    """
+    if lr_image.dtype != jnp.uint8 or lr_image.ndim != 4 or lr_image.shape[-1] != 3:
+        raise ValueError(
+            f"lr_image must be uint8 [N, h, w, 3], not {lr_image.dtype} {list(lr_image.shape)}"
+        )
     unit = ranges.pixels_to_unit(lr_image)
     sr = generator.apply(variables.as_flax(), unit, train=False)
     return ranges.signed_to_uint8(jnp.asarray(sr))

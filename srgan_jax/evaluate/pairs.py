@@ -1,5 +1,6 @@
 """Test sets: HR pictures, the LR pictures that belong to them, and other programs' results."""
 
+import collections
 import dataclasses
 import pathlib
 import re
@@ -51,6 +52,7 @@ class Folders:
       lr_image: the LR pictures, empty where they are to be made.
       results: other programs' pictures, by method.
       unreadable: what is wrong with files that cannot be measured; grows while reading.
+      converted: how many files were converted to 8-bit RGB, by how; grows while reading.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Folders:
     lr_image: Files
     results: dict[str, Files]
     unreadable: list[str] = dataclasses.field(default_factory=list)
+    converted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def read(self) -> Iterator[Pair]:
         """The pairs, those of one size after each other; broken ones are noted and passed over."""
@@ -75,13 +78,13 @@ class Folders:
                 self.unreadable.append(str(error))
 
     def _read_one(self, stem: str) -> Pair:
-        whole = images.read(self.hr[stem])[0]
+        whole = self._read_file(self.hr[stem])
         hr = cut(whole, self.scale)
         if not hr.size:
             raise UserError(f"{self.hr[stem]}: smaller than {self.scale}x{self.scale}")
         results = {}
         for method, files in self.results.items():
-            picture = images.read(files[stem])[0]
+            picture = self._read_file(files[stem])
             if picture.shape not in (hr.shape, whole.shape):
                 raise UserError(
                     f"{files[stem]}: {_size(picture)}, but its HR picture is {_size(whole)}"
@@ -91,13 +94,18 @@ class Folders:
         if not self.lr_image:
             pair = make_pair(name, hr, Degradation(self.scale))
             return dataclasses.replace(pair, results=results)
-        lr_image = images.read(self.lr_image[stem])[0]
+        lr_image = self._read_file(self.lr_image[stem])
         if (lr_image.shape[0] * self.scale, lr_image.shape[1] * self.scale) != hr.shape[:2]:
             raise UserError(
                 f"{self.lr_image[stem]}: {_size(lr_image)} is not 1/{self.scale} of the HR"
                 f" picture's {_size(whole)}: is --scale right?"
             )
         return Pair(name, hr, lr_image, results)
+
+    def _read_file(self, file: pathlib.Path) -> np.ndarray:
+        pixels, note = images.read(file)
+        self.converted.update([note] if note else [])
+        return pixels
 
 
 def _size(image: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from srgan_jax.evaluate.score import Scored, Values
 
 COLUMN = 384  # pixels, of each method
+TALLEST = 4 * COLUMN  # a longer picture is shown compressed
 DETAIL = 96  # side of the detail, in HR pixels
 CAPTION = 44
 GAP = 6
@@ -26,15 +27,16 @@ def of_scored(scored: Scored, titles: dict[str, str]) -> np.ndarray:
 
 
 def caption(values: Values) -> str:
-    """PSNR and SSIM of one picture in words, in "modern" where that was measured."""
-    convention = "modern" if "modern" in values else next(iter(values))
-    channel = "Y" if convention == "modern" else convention
-    told = [
-        text.format(values[convention][metric])
-        for metric, text in (("psnr", "{:.2f} dB"), ("ssim", "SSIM {:.4f}"))
-        if metric in values[convention]
-    ]
-    return f"{channel}: {', '.join(told)}"
+    """PSNR and SSIM of one picture in words, in "modern" where that was measured; else nothing."""
+    for convention in ("modern", *values):
+        told = [
+            text.format(values[convention][metric])
+            for metric, text in (("psnr", "{:.2f} dB"), ("ssim", "SSIM {:.4f}"))
+            if metric in values.get(convention, {})
+        ]
+        if told:
+            return f"{'Y' if convention == 'modern' else convention}: {', '.join(told)}"
+    return ""
 
 
 def disagreement(outputs: list[np.ndarray]) -> np.ndarray:
@@ -74,7 +76,7 @@ def draw(
     """
     side = min(DETAIL, *hr.shape[:2])
     top, left = best_square(interest, side)
-    height = round(COLUMN * hr.shape[0] / hr.shape[1])
+    height = min(max(round(COLUMN * hr.shape[0] / hr.shape[1]), 1), TALLEST)
     panel = Image.new(
         "RGB",
         (len(columns) * (COLUMN + GAP) - GAP, CAPTION + height + GAP + COLUMN),

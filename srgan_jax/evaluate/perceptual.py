@@ -58,19 +58,20 @@ def _lpips(border: int, net: str, params: Any, sr: np.ndarray, hr: np.ndarray) -
 _distance = jax.jit(lpips.lpips, static_argnums=0)
 
 
-def fit_niqe(folder: str, out: str | None, border: int = 0) -> None:
+def fit_niqe(folder: str, out: str | None) -> None:
     """Fit NIQE on all pictures below a folder and write the parameters. Raises: UserError."""
     if not out:
         raise UserError("--fit_niqe needs --niqe=FILE.npz, where to write the parameters")
-    if pathlib.Path(out).suffix != ".npz":
-        raise UserError(f"--niqe={out}: give a name that ends in .npz")
+    file = pathlib.Path(out)
+    if file.suffix != ".npz" or file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"--niqe={out}: give a file .npz in a folder that is there")
     found = list(images.find(folder)) if pathlib.Path(folder).is_dir() else []
     if not found:
         raise UserError(f"--fit_niqe={folder}: no such folder, or no pictures in it")
-    lumas = (rounded_luma(jnp.asarray(images.read(file)[0]), border) for file in found)
-    fitting = (luma for luma in lumas if min(luma.shape) >= niqe.BLOCK)
+    large = [path for path in found if min(images.size(path)) >= niqe.BLOCK]
     try:
-        niqe_file.save(out, niqe.fit(fitting))
+        fitted = niqe.fit(rounded_luma(jnp.asarray(images.read(path)[0]), 0) for path in large)
     except ValueError as error:
         raise UserError(f"--fit_niqe={folder}: {error}") from error
-    say(f"written: {out}, from {len(found)} pictures")
+    niqe_file.save(file, fitted)
+    say(f"written: {file}, from {len(large)} of {len(found)} pictures")

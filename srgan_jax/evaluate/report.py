@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from srgan_jax.evaluate.score import Row, means_of
+from srgan_jax.models.generator import Generator
 
 FORMATS = {"mse": ".2f", "psnr": ".2f", "ssim": ".4f", "ms_ssim": ".4f", "niqe": ".3f"}
 TITLES = {"mse": "MSE", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "niqe": "NIQE"}
@@ -107,17 +108,23 @@ REPORT: dict[str, dict[str, float | None]] = {
 }
 
 
-def variant(training: dict[str, Any]) -> str | None:
-    """The network of the paper's table 1 that an exported generator is, from how it was trained.
+def variant(metadata: dict[str, Any]) -> str | None:
+    """The network of the paper's table 1 that an export is, from its architecture and training.
 
-    None for what the paper does not have, such as a VGG loss on other layers.
+    None for what the paper does not have, such as fewer blocks, or a VGG loss on other layers.
     """
     try:
+        training = metadata["training"]
         config = training["config"]
         gan = training["network"] == "srgan"
         content = config["gan" if gan else "pretrain"]["content"]
         layers = tuple(config["vgg"]["layers"])
+        architecture = dict(metadata["architecture"])
     except (KeyError, TypeError):
+        return None
+    for free in ("prelu", "icnr"):  # the paper does not say
+        architecture.pop(free, None)
+    if any(getattr(Generator(), name) != value for name, value in architecture.items()):
         return None
     name = "SRGAN" if gan else "SRResNet"
     if not content["vgg"]:

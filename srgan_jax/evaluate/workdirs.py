@@ -74,7 +74,10 @@ class Evaluator:
 
     def measure(self, methods: dict[str, Method]) -> tuple[list[Row], list[Scored]]:
         """The rows, and each picture as every method made it."""
-        scored = list(evaluate(self.pairs, methods, Measures(self.scale)))
+        order = {pair.name: place for place, pair in enumerate(self.pairs)}
+        by_size = sorted(self.pairs, key=lambda pair: pair.hr.shape)  # which `evaluate` groups
+        scored = list(evaluate(by_size, methods, Measures(self.scale)))
+        scored.sort(key=lambda one: order[one.pair.name])
         return to_rows(self.data, {one.pair.name: one.values for one in scored}), scored
 
 

@@ -45,7 +45,8 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """
     height, width = a.shape[:2]
     taps = gaussian_taps(height * 1.5 / 256, min(height, width))
-    inside = [np.convolve(np.ones(size), taps, "same") for size in (height, width)]
+    reach = len(taps) // 2
+    inside = [np.convolve(np.ones(size), taps)[reach : reach + size] for size in (height, width)]
     weight = jnp.asarray(np.outer(*inside)[..., None], jnp.float32)
     means = (filter_separable(x, taps, taps, "same") / weight for x in moments(a, b))
     luminance, structure = factors(*means)

@@ -48,8 +48,8 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     reach = len(taps) // 2
     inside = [np.convolve(np.ones(size), taps)[reach : reach + size] for size in (height, width)]
     weight = jnp.asarray(np.outer(*inside)[..., None], jnp.float32)
-    means = (filter_separable(x, taps, taps, "same") / weight for x in moments(a, b))
-    luminance, structure = factors(*means)
+    means = filter_separable(moments(a, b), taps, taps, "same") / weight
+    luminance, structure = factors(means)
     shares = (jnp.asarray(sums / sums.sum(), jnp.float32) for sums in inside)
     # What is missing to 1, so that equal images lose nothing to rounding.
     missing = 1.0 - luminance * structure

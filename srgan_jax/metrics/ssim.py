@@ -32,27 +32,26 @@ def compare(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         raise ValueError(f"SSIM needs at least {WINDOW}x{WINDOW} pixels, not {a.shape[:2]}")
     taps = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA**2)
     taps /= taps.sum()
-    return factors(*(filter_separable(x, taps, taps) for x in moments(a, b)))
+    return factors(filter_separable(moments(a, b), taps, taps))
 
 
-def moments(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What a window averages: b, a - b, their product, and the square of a - b; see `factors`.
+def moments(a: jax.Array, b: jax.Array) -> jax.Array:
+    """What a window averages, [H, W, 4 C]: b, a - b, their product, and the square of a - b.
 
     All of levels - 128: variances don't change with an offset, and around 0 the float32 products
     keep their digits.
     """
     a, b = a.astype(jnp.float32) - 128.0, b.astype(jnp.float32) - 128.0
-    return b, a - b, a * b, jnp.square(a - b)
+    return jnp.concatenate([b, a - b, a * b, jnp.square(a - b)], axis=-1)
 
 
-def factors(
-    mean_b: jax.Array, mean_d: jax.Array, product: jax.Array, square_d: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Luminance, and contrast with structure, from windowed means of `moments`.
+def factors(means: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Luminance, and contrast with structure, [H, W, C], from windowed means of `moments`.
 
     With d = a - b, 2 cov(a, b) = var(a) + var(b) - var(d): written so, equal images give exactly
     1, and what float32 leaves unsure in the covariance of flat areas cancels.
     """
+    mean_b, mean_d, product, square_d = jnp.split(means, 4, axis=-1)
     mean_a = mean_b + mean_d
     covariance = product - mean_a * mean_b
     variance_d = square_d - jnp.square(mean_d)

@@ -211,7 +211,7 @@ def cut_in_header(path):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: (path.unlink(), path.mkdir()), "not a whole .safetensors file"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
         (lambda path: path.write_text("hello"), "not a whole .safetensors file"),
         (lambda path: path.write_bytes(b""), "not a whole .safetensors file"),
         (cut, "not a whole .safetensors file"),

@@ -131,7 +131,11 @@ def train_on(config: ConfigDict, workdir: Workdir) -> None:
                 say(f"stopped after step {int(state.step)}: the same command continues this run")
                 return
             weights.save_generator(
-                workdir.export(phase.network), phase.recipe.generator, state, story(run, phase)
+                workdir.export(phase.network),
+                phase.recipe.generator,
+                state.generator.variables,
+                story(run, phase),
+                ema=state.ema,
             )
     workdirs.evaluate_workdir(workdir, evaluator)
 

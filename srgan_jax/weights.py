@@ -17,7 +17,7 @@ import safetensors.numpy
 from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.models.generator import Generator
-from srgan_jax.state import TrainState, Variables
+from srgan_jax.state import Variables
 
 FORMAT = 1
 RANGES = {"input": "LR, RGB, NHWC, [0, 1]", "output": "SR, RGB, NHWC, [-1, 1], not clipped"}
@@ -32,21 +32,29 @@ class Exported(NamedTuple):
 
 
 def save_generator(
-    path: str | os.PathLike, generator: Generator, state: TrainState, training: dict[str, Any]
+    path: str | os.PathLike,
+    generator: Generator,
+    variables: Variables,
+    training: dict[str, Any],
+    *,
+    ema: Variables | None = None,
 ) -> None:
-    """Write a generator aside and rename. `training` is told in the metadata, plain JSON."""
+    """Write a generator, and its moving average where there is one, aside and rename.
+
+    `training` is told in the metadata, plain JSON.
+    """
     metadata = {
         "format": FORMAT,
         "architecture": architecture(generator),
         "ranges": RANGES,
-        "ema": state.ema is not None,
+        "ema": ema is not None,
         "training": training,
     }
-    groups = {"": state.generator.variables} | ({"ema_": state.ema} if state.ema else {})
+    groups = {"": variables} | ({"ema_": ema} if ema else {})
     arrays: dict[str, np.ndarray] = {}
-    for prefix, variables in groups.items():
+    for prefix, group in groups.items():
         for kind in ("params", "batch_stats"):
-            tree = jax.device_get(getattr(variables, kind))
+            tree = jax.device_get(getattr(group, kind))
             flat = flax.traverse_util.flatten_dict(tree, sep="/")
             arrays |= {f"{prefix}{kind}/{key}": np.asarray(x) for key, x in flat.items()}
     with files.replacing(path) as aside:

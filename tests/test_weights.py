@@ -5,14 +5,13 @@ import json
 
 import jax
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
 
 from srgan_jax import weights
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
-from srgan_jax.state import TrainState, Variables, init_variables, start_pretraining
+from srgan_jax.state import Variables, init_variables
 
 # No value is a default, so that a field which is not written comes back wrong.
 OTHER = Generator(
@@ -22,16 +21,12 @@ USUAL = Generator(scale=4, blocks=1, channels=8)
 STORY = {"network": "srresnet", "step": 7, "config": {"seed": 3}}
 
 
-def make_state(generator: Generator, *, ema: bool) -> TrainState:
+def random_variables(generator: Generator, seed: int = 0) -> Variables:
     """Every leaf different, so that one that is lost or exchanged is seen."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     make = functools.partial(init_variables, generator, input_shape=(1, 4, 4, 3))
     form = jax.eval_shape(make, jax.random.key(0))
-    variables, average = (
-        jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), form) for _ in "12"
-    )
-    state = start_pretraining(variables, optax.adam(1e-3), ema=False)
-    return state.replace(ema=average) if ema else state
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), form)
 
 
 def assert_equal(a: Variables, b: Variables) -> None:
@@ -43,7 +38,7 @@ def assert_equal(a: Variables, b: Variables) -> None:
 def exported(tmp_path):
     """A file as training writes it."""
     path = tmp_path / "srresnet.safetensors"
-    weights.save_generator(path, USUAL, make_state(USUAL, ema=False), STORY)
+    weights.save_generator(path, USUAL, random_variables(USUAL), STORY)
     return path
 
 
@@ -65,21 +60,20 @@ def rewrite(path, change_arrays=None, change_metadata=None) -> None:
 
 @pytest.mark.parametrize("generator", [USUAL, OTHER], ids=["usual", "other"])
 def test_round_trip(generator, tmp_path):
-    state = make_state(generator, ema=False)
-    weights.save_generator(tmp_path / "g.safetensors", generator, state, STORY)
+    variables = random_variables(generator)
+    weights.save_generator(tmp_path / "g.safetensors", generator, variables, STORY)
     loaded = weights.load_generator(tmp_path / "g.safetensors")
     assert loaded.generator == generator
-    assert_equal(loaded.variables, state.generator.variables)
+    assert_equal(loaded.variables, variables)
 
 
 def test_moving_average_is_what_is_loaded_and_both_are_kept(tmp_path):
     path = tmp_path / "g.safetensors"
-    state = make_state(USUAL, ema=True)
-    weights.save_generator(path, USUAL, state, STORY)
-    assert_equal(weights.load_generator(path).variables, state.ema)
+    raw, average = random_variables(USUAL, 0), random_variables(USUAL, 1)
+    weights.save_generator(path, USUAL, raw, STORY, ema=average)
+    assert_equal(weights.load_generator(path).variables, average)
     arrays, _ = read(path)
-    raw = state.generator.variables
-    for prefix, variables in (("", raw), ("ema_", state.ema)):
+    for prefix, variables in (("", raw), ("ema_", average)):
         for kind, layer, name in (
             ("params", "conv_in", "kernel"),
             ("batch_stats", "block0_bn2", "mean"),
@@ -122,15 +116,15 @@ def test_others_may_read_it_as_the_umask_says(exported):
 
 
 def test_saving_replaces_a_former_file(exported):
-    state = make_state(USUAL, ema=True)
-    weights.save_generator(exported, USUAL, state, STORY)
-    assert_equal(weights.load_generator(exported).variables, state.ema)
+    other = random_variables(USUAL, 1)
+    weights.save_generator(exported, USUAL, other, STORY)
+    assert_equal(weights.load_generator(exported).variables, other)
 
 
 def test_unwritable(tmp_path):
     with pytest.raises(UserError, match=r"g\.safetensors: cannot be written"):
         weights.save_generator(
-            tmp_path / "missing" / "g.safetensors", USUAL, make_state(USUAL, ema=False), STORY
+            tmp_path / "missing" / "g.safetensors", USUAL, random_variables(USUAL), STORY
         )
 
 

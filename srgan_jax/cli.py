@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from srgan_jax.errors import UserError, first_line
 
@@ -22,9 +22,15 @@ def run(
     main: Callable[[Sequence[str]], Any],
     parser: Callable[[Sequence[str]], list[str]] = parse_flags,
 ) -> None:
-    """Run a command: exit status 0, or 2 with one line."""
+    """Run a command: exit status 0, or 2 with one line. Libraries log warnings, unless asked."""
+
+    def quiet_main(argv: Sequence[str]) -> Any:
+        if not flags.FLAGS["verbosity"].present:  # `app.run` has just set it to INFO
+            logging.set_verbosity(logging.WARNING)
+        return main(argv)
+
     try:
-        app.run(main, flags_parser=parser)
+        app.run(quiet_main, flags_parser=parser)
     except UserError as error:
         print(f"srgan_jax: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srgan_jax import cli
@@ -23,8 +23,6 @@ MODE = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> None:
     """Check the flags and start what --mode says."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE")
     config = checked_config()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tqdm
-from absl import flags, logging
+from absl import flags
 
 from srgan_jax import cli, files, images, workdir
 from srgan_jax.errors import UserError, some
@@ -74,8 +74,6 @@ REPORT_TABLE = flags.DEFINE_bool(
 
 def main(argv: Sequence[str]) -> None:
     """Check everything that was given, measure, write."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: see --help")
     if FIT_NIQE.value:

@@ -19,12 +19,20 @@ from srgan_jax import ranges
 Kernel = Callable[[np.ndarray], np.ndarray]
 
 
+CUBIC_A = -0.5  # MATLAB's choice of Keys' parameter
+
+
 def cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -0.5, support [-2, 2]."""
+    """Keys' cubic convolution kernel with a = `CUBIC_A`, support [-2, 2]."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1.0
     far = -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
+
+
+def triangle(x: np.ndarray) -> np.ndarray:
+    """Linear interpolation's kernel, support [-1, 1]."""
+    return np.maximum(1.0 - np.abs(x), 0.0)
 
 
 def lanczos3(x: np.ndarray) -> np.ndarray:
@@ -123,11 +131,54 @@ def lanczos(image: jax.Array, scale: Fraction | int, *, quantise: bool) -> jax.A
     return _imresize(image, Fraction(scale), lanczos3, 3.0, quantise)
 
 
+def bilinear(image: jax.Array, scale: int) -> jax.Array:
+    """Enlarging as PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
+
+    [..., H, W, C] to float32 [..., H * scale, W * scale, C], same range.
+    """
+    return _imresize(image, Fraction(scale), triangle, 1.0, False)
+
+
 def _imresize(
     image: jax.Array, scale: Fraction, kernel: Kernel, support: float, quantise: bool
 ) -> jax.Array:
+    if scale.denominator == 1:
+        return _enlarge(image, int(scale), kernel, support, quantise)
     rows, columns = (imresize_matrix(size, scale, kernel, support) for size in image.shape[-3:-1])
     return apply_separable(image, rows, columns, quantise=quantise)
+
+
+def _enlarge(
+    image: jax.Array, factor: int, kernel: Kernel, support: float, quantise: bool
+) -> jax.Array:
+    """What `imresize_matrix` does, for a whole factor: its taps repeat from pixel to pixel.
+
+    Costs the same for every pixel, and takes sizes that `jax.export` leaves open.
+    """
+    reach = math.ceil(support)
+    offsets = np.arange(-reach, reach + 1)
+    centers = (np.arange(factor) + 0.5) / factor - 0.5
+    distances = centers[:, None] - offsets
+    taps = np.where(np.abs(distances) <= support, kernel(distances), 0.0)
+    taps /= taps.sum(axis=1, keepdims=True)
+
+    x = image.astype(jnp.float32)
+    for axis in (x.ndim - 3, x.ndim - 2):
+        size = x.shape[axis]
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (reach, reach)
+        padded = jnp.pad(x, pad, mode="symmetric")
+        windows = [
+            jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(len(offsets))
+        ]
+        phases = [
+            sum(float(tap) * window for tap, window in zip(row, windows, strict=True) if tap)
+            for row in taps
+        ]
+        x = jnp.stack(phases, axis=axis + 1)
+        x = x.reshape(*x.shape[:axis], size * factor, *x.shape[axis + 2 :])
+        x = ranges.round_pixels(x) if quantise else x
+    return x
 
 
 def gaussian_downsample(

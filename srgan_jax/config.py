@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_dict
 
 from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
+from srgan_jax.models.generator import STAGES
 
 
 def paper() -> ConfigDict:
@@ -34,10 +35,16 @@ def paper() -> ConfigDict:
     c.generator.scale = 4
     c.generator.blocks = 16
     c.generator.channels = 64
+    c.generator.kernel = 9  # 9 or 3, of the first and last convolution
     c.generator.norm = "batch"  # "batch" or "none"
+    c.generator.activation = "prelu"  # "prelu" or "swish"
     c.generator.prelu = "shared"  # "shared" or "channel"
+    c.generator.mid = "norm"  # "norm", "prelu" or "none", between blocks and enlargement
+    c.generator.upsample = "shuffle"  # "shuffle" or "nearest"
+    c.generator.hr_conv = False
+    c.generator.input = "unit"  # "unit" or "imagenet"
     c.generator.output = "linear"  # "linear" or "tanh"
-    c.generator.base = "none"  # "none" or "bicubic"
+    c.generator.base = "none"  # "none", "bicubic" or "bilinear"
     c.generator.icnr = False
 
     c.discriminator = ConfigDict()  # see models/discriminator.py
@@ -47,7 +54,7 @@ def paper() -> ConfigDict:
     c.discriminator.head = "flatten"  # "flatten" or "pool"
 
     c.vgg = ConfigDict()
-    c.vgg.path = ""  # VGG19's weights; needed where a content loss has a `vgg` weight
+    c.vgg.path = "keras"  # a file of VGG19's weights, or one to download: "keras" or "timm"
     c.vgg.layers = ("relu5_4",)  # compared in the content loss: `conv` before ReLU, `relu` after
     c.vgg.layer_weights = (1.0,)  # one for each of `layers`
     c.vgg.feature_scale = 1 / 12.75  # on the features, so about 0.006 on the loss
@@ -111,11 +118,16 @@ _CHOICES = {
     "data.source": ("builtin", "folder", "tfds"),
     "data.damaged": ("stop", "skip"),
     "data.degradation": ("bicubic", "gaussian"),
-    "generator.scale": (2, 4, 8),
+    "generator.scale": tuple(STAGES),
+    "generator.kernel": (9, 3),
     "generator.norm": ("batch", "none"),
+    "generator.activation": ("prelu", "swish"),
     "generator.prelu": ("shared", "channel"),
+    "generator.mid": ("norm", "prelu", "none"),
+    "generator.upsample": ("shuffle", "nearest"),
+    "generator.input": ("unit", "imagenet"),
     "generator.output": ("linear", "tanh"),
-    "generator.base": ("none", "bicubic"),
+    "generator.base": ("none", "bicubic", "bilinear"),
     "discriminator.head": ("flatten", "pool"),
     "vgg.channels": ("sum", "mean"),
     "pretrain.schedule": ("constant", "step", "cosine"),
@@ -237,7 +249,7 @@ def validate(config: ConfigDict) -> None:
         require(rate is None or rate > 0, f"{name}.learning_rate", "above 0")
     scale = config.generator.scale
     require(config.data.crop % scale == 0, "data.crop", f"a multiple of generator.scale={scale}")
-    if config.generator.base == "bicubic":
+    if config.generator.base != "none":
         require(config.generator.output == "linear", "generator.output", "'linear' on a base")
     for name in PHASES:
         given = [unit for unit in LENGTHS if config[name][unit] is not None]

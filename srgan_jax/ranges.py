@@ -11,6 +11,10 @@ and never where a gradient passes.
 import jax
 import jax.numpy as jnp
 
+# Of ImageNet's pictures, RGB in [0, 1], as PyTorch's networks are trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
 
 def pixels_to_unit(pixels: jax.Array) -> jax.Array:
     """0..255 (uint8 or float) to [0, 1] float32, any shape."""
@@ -25,6 +29,21 @@ def pixels_to_signed(pixels: jax.Array) -> jax.Array:
 def unit_to_signed(image: jax.Array) -> jax.Array:
     """[0, 1] to [-1, 1], any shape."""
     return image * 2.0 - 1.0
+
+
+def signed_to_unit(image: jax.Array) -> jax.Array:
+    """[-1, 1] to [0, 1], any shape."""
+    return image * 0.5 + 0.5
+
+
+def standardise(
+    image: jax.Array,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION,
+) -> jax.Array:
+    """Subtract each channel's mean, divide by its standard deviation, [..., 3] of their range."""
+    shape = (1,) * (image.ndim - 1) + (3,)
+    return (image - jnp.array(mean).reshape(shape)) / jnp.array(deviation).reshape(shape)
 
 
 def signed_to_pixels(image: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
 from srgan_jax import losses, optim
-from srgan_jax.convert.vgg19 import load_vgg19
+from srgan_jax.convert import vgg19
 from srgan_jax.data.degradation import Degradation
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
@@ -59,7 +59,7 @@ def load_content_network(config: ConfigDict) -> tuple[VGG19 | None, Params]:
         config[name].content.vgg and config_lib.has_steps(config, name)
         for name in config_lib.PHASES
     ):
-        return load_vgg19(config.vgg.path, tuple(config.vgg.layers))
+        return vgg19.load(config.vgg.path, tuple(config.vgg.layers))
     return None, {}
 
 

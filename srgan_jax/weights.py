@@ -1,7 +1,7 @@
 """A generator as one `.safetensors` file: arrays, architecture, ranges, how it was trained.
 
 Keys are `params/LAYER/NAME` and `batch_stats/LAYER/NAME`, and where a moving average was kept,
-`ema_params/...` and `ema_batch_stats/...`. The header's metadata entry `srgan_jax` is JSON.
+`ema_params/...` and `ema_batch_stats/...`. The header's metadata entry `HEADER` is JSON.
 """
 
 import json
@@ -19,6 +19,7 @@ from srgan_jax.errors import UserError, first_line
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Variables
 
+HEADER = "srgan_jax"
 FORMAT = 1
 RANGES = {"input": "LR, RGB, NHWC, [0, 1]", "output": "SR, RGB, NHWC, [-1, 1], not clipped"}
 
@@ -59,7 +60,7 @@ def save_generator(
             arrays |= {f"{prefix}{kind}/{key}": np.asarray(x) for key, x in flat.items()}
     with files.replacing(path) as aside:
         # Not `save_file`, which makes it unreadable to others, whatever the umask.
-        header = {"srgan_jax": json.dumps(metadata)}
+        header = {HEADER: json.dumps(metadata)}
         aside.write_bytes(safetensors.numpy.save(arrays, metadata=header))
 
 
@@ -81,7 +82,7 @@ def load_generator(path: str | os.PathLike) -> Exported:
         raise UserError(f"{path}: is a folder: give the .safetensors file in it")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get("srgan_jax")
+            header = (file.metadata() or {}).get(HEADER)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error

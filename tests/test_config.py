@@ -72,7 +72,8 @@ def test_a_phases_learning_rate_follows_the_common_one_until_it_has_its_own():
     "key",
     [
         "parallel", "data.source", "data.damaged", "data.degradation", "generator.norm",
-        "generator.prelu", "generator.output", "generator.base", "discriminator.head",
+        "generator.activation", "generator.prelu", "generator.mid", "generator.upsample",
+        "generator.input", "generator.output", "generator.base", "discriminator.head",
         "vgg.channels", "pretrain.schedule", "gan.schedule", "gan.adversarial", "eval.source",
     ],
 )  # fmt: skip
@@ -89,7 +90,8 @@ def test_a_wrong_choice_is_named_with_the_right_ones(key):
         ("data.crop", 0),
         ("data.crop", 98),  # not a multiple of 4
         ("data.blur_sigma", 0.0),
-        ("generator.scale", 3),
+        ("generator.scale", 5),
+        ("generator.kernel", 5),
         ("generator.blocks", 0),
         ("generator.channels", 0),
         ("discriminator.channels", 0),

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from srgan_jax import ranges, resample
-from srgan_jax.convert.vgg19 import load_vgg19
-from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator, PReLU, depth_to_space, icnr
@@ -429,52 +427,16 @@ def test_vgg_needs_no_parameters_beyond_its_deepest_layer():
     assert parameters("relu5_4") == set(vgg.CONVOLUTIONS)
 
 
-@pytest.fixture(scope="module")
-def weights(shared):
-    return shared / "weights" / "vgg19_imagenet_conv1_1-conv3_4.npz"
-
-
-@pytest.fixture
-def photograph(shared) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(shared / "data" / "benchmarks" / "Set5" / "HR" / "butterfly.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))[40:88, 60:124]
-    return pixels.astype(np.float32)[None] / 127.5 - 1
-
-
-def test_vgg_features_are_pytorchs(torch_layers, weights, photograph):
-    layers = ("conv1_1", "relu2_2", "pool2", "conv3_4", "relu3_4")
-    module, params = load_vgg19(str(weights), layers)
-    ours = module.apply({"params": params}, photograph)
-
-    means = np.array([103.939, 116.779, 123.68], np.float32)  # B, G, R
-    x = torch_layers.images((photograph[..., ::-1] + 1) * 127.5 - means)
-    theirs = {}
-    with np.load(weights) as file:
-        for stage, convolutions in ((1, 2), (2, 2), (3, 4)):
-            for i in range(1, convolutions + 1):
-                key = f"block{stage}_conv{i}"
-                p = {"kernel": file[f"{key}.kernel"], "bias": file[f"{key}.bias"]}
-                theirs[f"conv{stage}_{i}"] = x = torch_layers.conv(x, p)
-                theirs[f"relu{stage}_{i}"] = x = x.relu()
-            theirs[f"pool{stage}"] = x = torch_layers.functional.max_pool2d(x, 2)
-    assert set(ours) == set(layers)
-    for name in layers:
-        expected = theirs[name].numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(ours[name], expected, atol=1e-4 * np.abs(expected).max())
-
-
 def test_vgg_normalisations_are_equivalent():
     """Weights for one form of input, rewritten for the other, give the same features."""
     x = random_image(1, 12, 12, 3) * 2 - 1
-    caffe, pytorch = (VGG19(("conv1_1",), form) for form in ("caffe", "torch"))
+    caffe, pytorch = (VGG19(("conv1_1",), form) for form in (vgg.CAFFE, vgg.TORCH))
     params = random_variables(caffe, x)["params"]["conv1_1"]
 
     means_caffe = np.array([123.68, 116.779, 103.939])  # R, G, B
     means_torch = 255 * np.array([0.485, 0.456, 0.406])
     deviations = 255 * np.array([0.229, 0.224, 0.225])
-    kernel = params["kernel"][:, :, ::-1].astype(np.float64)
+    kernel = params["kernel"].astype(np.float64)
     # pixel - means_caffe = deviations * normalised + (means_torch - means_caffe)
     bias = params["bias"] + np.einsum("ijco,c->o", kernel, means_torch - means_caffe)
     rewritten = {"kernel": kernel * deviations[:, None], "bias": bias}
@@ -484,39 +446,3 @@ def test_vgg_normalisations_are_equivalent():
     theirs = pytorch.apply({"params": {"conv1_1": rewritten}}, x)["conv1_1"]
     inner = np.s_[:, 1:-1, 1:-1]  # zero padding means another colour in each form
     np.testing.assert_allclose(ours[inner], theirs[inner], atol=1e-5 * np.abs(ours).max())
-
-
-def test_vgg_weights_that_are_not_there_are_named(weights, tmp_path):
-    with pytest.raises(UserError, match=r"config\.vgg\.path is empty"):
-        load_vgg19("", ("relu2_2",))
-    with pytest.raises(UserError, match=r"missing\.npz: no such file"):
-        load_vgg19(str(tmp_path / "missing.npz"), ("relu2_2",))
-    with pytest.raises(UserError, match=r"has no block4_conv1.kernel, which relu5_4 needs"):
-        load_vgg19(str(weights), ("relu5_4",))
-    with pytest.raises(UserError, match=r"has no block4_conv1.kernel, which relu5_4 needs"):
-        load_vgg19(str(weights), ("relu5_4", "relu2_2"))
-
-
-@pytest.mark.parametrize("kind", ["cut", "text", "empty", "damaged", "one array"])
-def test_vgg_files_that_are_no_whole_npz_are_named(tmp_path, kind):
-    path = tmp_path / "vgg19.npz"
-    np.savez_compressed(path, **{"block1_conv1.kernel": np.ones((3, 3, 3, 64))})
-    data = bytearray(path.read_bytes())
-    if kind == "cut":
-        path.write_bytes(data[: len(data) // 2])
-    elif kind == "damaged":
-        data[100:110] = bytes(10)
-        path.write_bytes(data)
-    elif kind == "one array":
-        with path.open("wb") as file:
-            np.save(file, np.ones(3))
-    else:
-        path.write_bytes({"text": b"hello", "empty": b""}[kind])
-    with pytest.raises(UserError, match=r"vgg19\.npz: not a whole \.npz file"):
-        load_vgg19(str(path), ("relu1_1",))
-
-
-def test_vgg_weights_of_another_shape_are_named(tmp_path):
-    np.savez(tmp_path / "other.npz", **{"block1_conv1.kernel": np.zeros((3, 3, 64, 3))})
-    with pytest.raises(UserError, match=r"block1_conv1\.kernel is \(3, 3, 64, 3\)"):
-        load_vgg19(str(tmp_path / "other.npz"), ("relu1_1",))

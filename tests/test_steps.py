@@ -14,7 +14,7 @@ from srgan_jax.data.degradation import Degradation, training_pairs
 from srgan_jax.losses import AdversarialLoss, ContentLoss
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
-from srgan_jax.models.vgg import VGG19
+from srgan_jax.models.vgg import TORCH, VGG19
 from srgan_jax.state import (
     best_variables,
     init_variables,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 CROP, BATCH = 16, 4
 GENERATOR = Generator(blocks=1, channels=8)
 DISCRIMINATOR = Discriminator(channels=4, dense=8)
-VGG = VGG19(layers=("relu1_2",), normalisation="torch")
+VGG = VGG19(layers=("relu1_2",), normalisation=TORCH)
 # With so large an epsilon an update still tells small gradients from large ones.
 ADAM = optax.adam(1e-2, eps=1e-2)
 

@@ -15,8 +15,10 @@ from srgan_jax.state import Variables, init_variables
 
 # No value is a default, so that a field which is not written comes back wrong.
 OTHER = Generator(
-    scale=2, blocks=1, channels=8, norm="none", prelu="channel", output="tanh", icnr=True
-)
+    scale=2, blocks=1, channels=8, kernel=3, norm="none", activation="swish", prelu="channel",
+    mid="prelu", upsample="nearest", hr_conv=True, input="imagenet", output="tanh",
+    base="bilinear", icnr=True,
+)  # fmt: skip
 USUAL = Generator(scale=4, blocks=1, channels=8)
 STORY = {"network": "srresnet", "step": 7, "config": {"seed": 3}}
 
@@ -93,8 +95,14 @@ def test_header_says_what_the_file_is(exported):
         "scale": 4,
         "blocks": 1,
         "channels": 8,
+        "kernel": 9,
         "norm": "batch",
+        "activation": "prelu",
         "prelu": "shared",
+        "mid": "norm",
+        "upsample": "shuffle",
+        "hr_conv": False,
+        "input": "unit",
         "output": "linear",
         "base": "none",
         "icnr": False,

@@ -1,59 +1,216 @@
-"""ImageNet VGG19 for the content loss, from a NumPy `.npz`."""
+"""ImageNet VGG19 for the content loss, from any of the files that people have.
 
-import zipfile
-import zlib
+`load` reads them all; `save` writes `.safetensors` with `conv1_1/kernel` [3, 3, in, out], RGB,
+`conv1_1/bias` [out] and so on, and the normalisation of the input in the header.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
-from srgan_jax.errors import UserError
+from srgan_jax import files
+from srgan_jax.convert import download, tensors
+from srgan_jax.errors import UserError, some
 from srgan_jax.models import vgg
 from srgan_jax.state import Params
 
+HEADER = "srgan_jax_vgg19"
+FORMAT = 1
 
-def load_vgg19(path: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
+ACCEPTED = (
+    "accepted is ImageNet VGG19 of torchvision (.pth), timm (.safetensors), Keras (.h5),"
+    " MatConvNet (.mat), vgg19.npy, an .npz with block1_conv1.kernel and so on, or what"
+    " python -m srgan_jax.convert wrote"
+)
+
+_KERAS = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{_KERAS}"
+_KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
+_TIMM = "timm/vgg19.tv_in1k"
+
+DOWNLOADS: dict[str, Callable[[], os.PathLike]] = {
+    "keras": lambda: download.fetch(_KERAS_URL, _KERAS_MD5, what="ImageNet VGG19 of Keras"),
+    "timm": lambda: download.fetch_from_hub(_TIMM, "model.safetensors", what="VGG19 of timm"),
+}
+"""What `config.vgg.path` may name instead of a file, to be downloaded once."""
+
+
+class Source(NamedTuple):
+    """How one family of files stores VGG19."""
+
+    name: str
+    locate: Callable[[str], str | None]  # a tensor's name to that of its convolution, `conv1_1`
+    layout: str  # of the kernels: "OIHW" or "HWIO"
+    bgr: bool  # the order of the first kernel's inputs
+    normalisation: vgg.Normalisation
+
+
+def _by_number(name: str) -> str | None:
+    """torchvision numbers convolutions, ReLUs and poolings together."""
+    match = re.fullmatch(r"features\.(\d+)\.(weight|bias)", name)
+    if not match:
+        return None
+    number = int(match[1])
+    return vgg.LAYERS[number] if number < len(vgg.LAYERS) else f"features.{number}"
+
+
+def _by_name(pattern: str) -> Callable[[str], str | None]:
+    def locate(name: str) -> str | None:
+        match = re.fullmatch(pattern, name)
+        return f"conv{match[1]}_{match[2]}" if match else None
+
+    return locate
+
+
+OURS = Source("srgan_jax's", _by_name(r"conv(\d)_(\d)/(?:kernel|bias)"), "HWIO", False, vgg.CAFFE)
+
+SOURCES = (
+    Source("torchvision's or timm's", _by_number, "OIHW", False, vgg.TORCH),
+    Source("Keras'", _by_name(r"(?:.*/)?block(\d)_conv(\d)[/.].*"), "HWIO", True, vgg.CAFFE),
+    Source("MatConvNet's", _by_name(r"conv(\d)_(\d)/(?:filters|biases)"), "HWIO", False, vgg.CAFFE),
+    Source("vgg19.npy's", _by_name(r"conv(\d)_(\d)/[01]"), "HWIO", True, vgg.CAFFE),
+)
+
+
+class Found(NamedTuple):
+    """VGG19 as a file has it: `convolutions` are (kernel, bias) in the source's own layout."""
+
+    source: Source
+    convolutions: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def params(self) -> Params:
+        """As `vgg.VGG19` takes them: kernels [3, 3, in, out], float32, the first one's in RGB."""
+        params = {}
+        for name, (kernel, bias) in self.convolutions.items():
+            if self.source.layout == "OIHW":
+                kernel = kernel.transpose(2, 3, 1, 0)
+            if self.source.bgr and name == "conv1_1":
+                kernel = kernel[:, :, ::-1]
+            kernel = np.ascontiguousarray(kernel, np.float32)
+            params[name] = {"kernel": kernel, "bias": np.asarray(bias, np.float32)}
+        return params
+
+
+def find(path: str | os.PathLike, held: tensors.Tensors) -> Found | None:
+    """The VGG19 among a file's tensors; None where there is none.
+
+    Raises: UserError where it is another VGG, or its tensors are not what VGG19 has.
+    """
+    for arrays in held.groups.values():
+        for source in (_own(path, held.metadata),) if HEADER in held.metadata else SOURCES:
+            located: dict[str, list[str]] = {}
+            for name in arrays:
+                if convolution := source.locate(name):
+                    located.setdefault(convolution, []).append(name)
+            if "conv1_1" in located:
+                return Found(source, _convolutions(path, arrays, located, source.layout))
+    return None
+
+
+def _own(path: str | os.PathLike, metadata: dict[str, str]) -> Source:
+    """What our own file's header says. Raises: UserError."""
+    try:
+        header = json.loads(metadata[HEADER])
+        if header["format"] != FORMAT:
+            raise UserError(f"{path}: of format {header['format']}, not {FORMAT}: update srgan_jax")
+        mean, deviation = ([float(x) for x in header[key]] for key in vgg.Normalisation._fields)
+        if len(mean) != 3 or len(deviation) != 3 or 0 in deviation:
+            raise ValueError("its normalisation is not of three channels")
+        return OURS._replace(normalisation=vgg.Normalisation(tuple(mean), tuple(deviation)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its {HEADER} metadata is damaged ({error})") from error
+
+
+def _convolutions(
+    path: str | os.PathLike, arrays: tensors.Arrays, located: dict[str, list[str]], layout: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Kernels and biases, checked, from the first convolution on without a gap."""
+    others = [names[0] for name, names in located.items() if name not in vgg.CONVOLUTIONS]
+    there = [name in located for name in vgg.CONVOLUTIONS]
+    if others or there != sorted(there, reverse=True):
+        gap = vgg.CONVOLUTIONS[there.index(False)] if False in there else ""
+        why = f"it has {others[0]}" if others else f"it has no {gap}, but deeper layers"
+        raise UserError(f"{path}: a VGG, but not VGG19 without BatchNorm: {why}; {ACCEPTED}")
+    convolutions = {}
+    inputs = 3
+    for name in vgg.CONVOLUTIONS[: sum(there)]:
+        outputs = vgg.STAGES[int(name[4]) - 1][1]
+        keys = sorted(located[name], key=lambda key: arrays[key].ndim)
+        if [arrays[key].ndim for key in keys] != [1, 4]:
+            raise UserError(f"{path}: {name} has {some(keys)}, not a kernel and a bias")
+        shape = (outputs, inputs, 3, 3) if layout == "OIHW" else (3, 3, inputs, outputs)
+        for key, wanted in zip(keys, ((outputs,), shape), strict=True):
+            if arrays[key].shape != wanted:
+                raise UserError(f"{path}: {key} is {arrays[key].shape}, not {wanted}")
+            if not np.isfinite(arrays[key]).all():
+                raise UserError(f"{path}: {key} is not finite")
+        bias, kernel = (arrays[key] for key in keys)
+        convolutions[name] = (kernel, bias)
+        inputs = outputs
+    return convolutions
+
+
+def save(path: str | os.PathLike, found: Found) -> None:
+    """Write `.safetensors`, aside and renamed. Raises: UserError where it cannot be written."""
+    header = {"format": FORMAT, "source": found.source.name, "range": "RGB, 0..255"}
+    header |= found.source.normalisation._asdict()
+    arrays = {
+        f"{name}/{kind}": array
+        for name, layer in found.params().items()
+        for kind, array in layer.items()
+    }
+    with files.replacing(path) as aside:
+        aside.write_bytes(safetensors.numpy.save(arrays, metadata={HEADER: json.dumps(header)}))
+
+
+def _downloaded(name: str) -> os.PathLike:
+    """The converted file of a download, made once and kept in the cache."""
+    cached = download.cache_folder() / f"vgg19_{name}.safetensors"
+    if not cached.exists():
+        path = DOWNLOADS[name]()
+        found = find(path, tensors.read(path))
+        if found is None:
+            raise UserError(f"{path}: no VGG19: {ACCEPTED}")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save(cached, found)
+    return cached
+
+
+def load(given: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
     """The network for these layers, and its parameters.
 
-    The file holds `block1_conv1.kernel` [3, 3, in, out] and `block1_conv1.bias` [out] and so on,
-    float32, in the form that Keras distributes: BGR in 0..255 with the mean subtracted. It need
-    not go deeper than the deepest of `layers`.
+    Args:
+      given: config.vgg.path: a file (`ACCEPTED`), or a name in `DOWNLOADS`.
+      layers: names in `vgg.LAYERS`. The file need not go deeper than the deepest.
 
-    Raises: UserError where the file is missing, is something else, or stops short of a layer.
+    Raises: UserError where the file cannot be had, is something else, or stops short of a layer.
     """
-    if not path:
+    if not given:
         raise UserError(
-            f"the content loss compares VGG19's {', '.join(layers)}, but config.vgg.path is empty:"
-            " give a .npz of ImageNet VGG19 (README, 'VGG19 weights'), or a variant without it,"
+            f"config.vgg.path is empty: the content loss compares VGG19's {', '.join(layers)}:"
+            f" give a file, or {' or '.join(DOWNLOADS)} to download it, or a variant without it,"
             " such as --config=configs/srgan.py:mse"
         )
+    path = _downloaded(given) if given in DOWNLOADS else given
+    named = f"config.vgg.path={given}"
     try:
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = dict(loaded)
-    except FileNotFoundError as error:
-        raise UserError(f"config.vgg.path={path}: no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"config.vgg.path={path}: not a whole .npz file of arrays") from error
-    deepest = max(layers, key=vgg.LAYERS.index)
-    params: dict[str, dict[str, np.ndarray]] = {}
-    in_channels = 3
-    for name in vgg.convolutions_needed(layers):
-        stage, index = name.removeprefix("conv").split("_")
-        out_channels = vgg.STAGES[int(stage) - 1][1]
-        shapes = {"kernel": (3, 3, in_channels, out_channels), "bias": (out_channels,)}
-        params[name] = {}
-        for kind, shape in shapes.items():
-            key = f"block{stage}_conv{index}.{kind}"
-            if key not in arrays:
-                raise UserError(
-                    f"config.vgg.path={path}: has no {key}, which {deepest} needs: use weights"
-                    " that go deeper, or shallower --config.vgg.layers"
-                )
-            if arrays[key].shape != shape:
-                raise UserError(
-                    f"config.vgg.path={path}: {key} is {arrays[key].shape}, not {shape}"
-                )
-            params[name][kind] = arrays[key].astype(np.float32)
-        in_channels = out_channels
-    return vgg.VGG19(layers=layers, normalisation="caffe"), params
+        found = find(path, tensors.read(path))
+    except UserError as error:
+        raise UserError(f"config.vgg.path: {error}") from error
+    if found is None:
+        raise UserError(f"{named}: no VGG19: {ACCEPTED}")
+    needed = vgg.convolutions_needed(layers)
+    missing = [name for name in needed if name not in found.convolutions]
+    if missing:
+        deepest = max(layers, key=vgg.LAYERS.index)
+        raise UserError(
+            f"{named}: has no {missing[0]}, which {deepest} needs: use weights that go deeper, or"
+            " shallower --config.vgg.layers"
+        )
+    params = {name: layer for name, layer in found.params().items() if name in needed}
+    return vgg.VGG19(layers=layers, normalisation=found.source.normalisation), params

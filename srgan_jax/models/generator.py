@@ -12,6 +12,9 @@ from srgan_jax import ranges, resample
 BN_MOMENTUM = 0.9  # Flax's sense: the share of the old running statistics that is kept
 BN_EPSILON = 1e-5
 
+# The factors of the enlarging stages that make up a scale.
+STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+
 Initializer = Callable[..., jax.Array]
 
 
@@ -40,6 +43,11 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     return x.reshape(batch, height * factor, width * factor, channels)
 
 
+def nearest(x: jax.Array, factor: int) -> jax.Array:
+    """Nearest-neighbour enlargement, [B, H, W, C] to [B, r * H, r * W, C], r the factor."""
+    return x.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
 def icnr(initializer: Initializer, factor: int) -> Initializer:
     """Initialise so that `depth_to_space` starts as nearest-neighbour enlargement.
 
@@ -57,15 +65,29 @@ def icnr(initializer: Initializer, factor: int) -> Initializer:
 class Generator(nn.Module):
     """LR [B, h, w, 3] in [0, 1] to SR [B, s*h, s*w, 3] in about [-1, 1], never clipped.
 
+    The defaults are the paper's network. The other values of the switches are what published
+    implementations do instead (`convert.generators` names them).
+
     Attributes:
-      scale: 2, 4 or 8, by one, two or three pixel-shuffle stages.
+      scale: 2, 4 or 8, by one, two or three stages of 2, or 3, by one of 3.
       blocks: residual blocks; 16 in the paper, 15 in the report, 5 in leftthomas/SRGAN.
       channels: feature maps; 64.
-      norm: "batch" (paper) or "none" (as BasicSR and mmagic).
+      kernel: side of the first and the last convolution; 9, or 3 as in MSRResNet.
+      norm: "batch" (paper) or "none" (MSRResNet).
+      activation: "prelu" (paper) or "swish" (aitorzip). ReLU, LeakyReLU and the identity are
+        PReLU with a slope of 0, of theirs and of 1.
       prelu: "shared", one slope for all channels, or "channel", one for each.
+      mid: between blocks and enlargement: "norm" (paper), a convolution, normalisation and the
+        long skip; "prelu", PReLU for the normalisation (early leftthomas/SRGAN); "none", neither
+        convolution nor skip (MSRResNet).
+      upsample: "shuffle" (paper), convolution and pixel shuffle, or "nearest", nearest-neighbour
+        enlargement and convolution (KAIR).
+      hr_conv: one more 3x3 convolution and activation before the last convolution (MSRResNet).
+      input: "unit" (paper), LR as it is, or "imagenet", standardised by ImageNet's mean and
+        standard deviation (aitorzip, sgrvinod).
       output: "linear" (paper) or "tanh".
-      base: "none" (paper), or "bicubic": the network adds to the bicubic enlargement, starting
-        from it exactly.
+      base: "none" (paper), or "bicubic" or "bilinear": the network adds to that enlargement. From
+        "bicubic" it starts exactly, its last convolution zero.
       icnr: start the pixel-shuffle convolutions as nearest-neighbour enlargement.
       axis_name: the mapped axis that BatchNorm averages over, under `pmap` only.
     """
@@ -73,8 +95,14 @@ class Generator(nn.Module):
     scale: int = 4
     blocks: int = 16
     channels: int = 64
+    kernel: int = 9
     norm: str = "batch"
+    activation: str = "prelu"
     prelu: str = "shared"
+    mid: str = "norm"
+    upsample: str = "shuffle"
+    hr_conv: bool = False
+    input: str = "unit"
     output: str = "linear"
     base: str = "none"
     icnr: bool = False
@@ -96,27 +124,41 @@ class Generator(nn.Module):
                 name=name,
             )(x)
 
-        def prelu(x: jax.Array, name: str) -> jax.Array:
+        def activation(x: jax.Array, name: str) -> jax.Array:
+            if self.activation == "swish":
+                return nn.swish(x)
             return PReLU(per_channel=self.prelu == "channel", name=name)(x)
 
-        x = prelu(conv(self.channels, 9, "conv_in")(lr_image), "prelu_in")
+        x = ranges.standardise(lr_image) if self.input == "imagenet" else lr_image
+        x = activation(conv(self.channels, self.kernel, "conv_in")(x), "prelu_in")
         skip = x
         for i in range(self.blocks):
             y = norm(conv(self.channels, 3, f"block{i}_conv1")(x), f"block{i}_bn1")
-            y = prelu(y, f"block{i}_prelu")
+            y = activation(y, f"block{i}_prelu")
             x = x + norm(conv(self.channels, 3, f"block{i}_conv2")(y), f"block{i}_bn2")
-        x = skip + norm(conv(self.channels, 3, "conv_mid")(x), "bn_mid")
+        if self.mid != "none":
+            x = conv(self.channels, 3, "conv_mid")(x)
+            x = activation(x, "prelu_mid") if self.mid == "prelu" else norm(x, "bn_mid")
+            x = skip + x
 
-        up_init = nn.initializers.lecun_normal()
-        if self.icnr:
-            up_init = icnr(up_init, 2)
-        for i in range(self.scale.bit_length() - 1):
-            x = conv(4 * self.channels, 3, f"up{i}_conv", kernel_init=up_init)(x)
-            x = prelu(depth_to_space(x, 2), f"up{i}_prelu")
+        for i, factor in enumerate(STAGES[self.scale]):
+            if self.upsample == "nearest":
+                x = conv(self.channels, 3, f"up{i}_conv")(nearest(x, factor))
+            else:
+                init = nn.initializers.lecun_normal()
+                init = icnr(init, factor) if self.icnr else init
+                features = factor**2 * self.channels
+                x = conv(features, 3, f"up{i}_conv", kernel_init=init)(x)
+                x = depth_to_space(x, factor)
+            x = activation(x, f"up{i}_prelu")
+        if self.hr_conv:
+            x = activation(conv(self.channels, 3, "conv_hr")(x), "prelu_hr")
 
         if self.base == "bicubic":
-            x = conv(3, 9, "conv_out", kernel_init=nn.initializers.zeros)(x)
+            x = conv(3, self.kernel, "conv_out", kernel_init=nn.initializers.zeros)(x)
             base = resample.bicubic(lr_image, self.scale, quantise=False)
             return ranges.unit_to_signed(base) + x
-        x = conv(3, 9, "conv_out")(x)
+        x = conv(3, self.kernel, "conv_out")(x)
+        if self.base == "bilinear":
+            return ranges.unit_to_signed(resample.bilinear(lr_image, self.scale)) + x
         return jnp.tanh(x) if self.output == "tanh" else x

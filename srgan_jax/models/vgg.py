@@ -1,10 +1,10 @@
 """VGG19 (Simonyan and Zisserman 2015) up to its last pooling, every activation by name."""
 
 import re
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from srgan_jax import ranges
 
@@ -21,15 +21,19 @@ LAYERS = tuple(
     + [f"pool{i}"]
 )
 
-# What the weights were trained on: (reverse to BGR, mean, standard deviation), on 0..255 pixels.
-NORMALISATIONS = {
-    "caffe": (True, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
-    "torch": (
-        False,
-        (0.485 * 255, 0.456 * 255, 0.406 * 255),
-        (0.229 * 255, 0.224 * 255, 0.225 * 255),
-    ),
-}
+
+class Normalisation(NamedTuple):
+    """What the weights' input was standardised by, RGB in 0..255: a property of the weights."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+# Oxford's weights, and what was converted from them: Keras', MatConvNet's, vgg19.npy.
+CAFFE = Normalisation((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+
+# torchvision's and timm's, trained anew.
+TORCH = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 def convolutions_needed(layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,18 +51,15 @@ class VGG19(nn.Module):
 
     Attributes:
       layers: names from `LAYERS`; `conv5_4` is before ReLU, `relu5_4` after.
-      normalisation: "caffe" or "torch", a property of the weights (`NORMALISATIONS`).
+      normalisation: that of the weights, whose first kernel takes RGB, whatever it was trained on.
     """
 
     layers: tuple[str, ...] = ("relu5_4",)
-    normalisation: str = "caffe"
+    normalisation: Normalisation = CAFFE
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
-        bgr, mean, deviation = NORMALISATIONS[self.normalisation]
-        x = ranges.signed_to_pixels(image)
-        x = x[..., ::-1] if bgr else x
-        x = (x - jnp.array(mean).reshape((1, 1, 1, 3))) / jnp.array(deviation).reshape((1, 1, 1, 3))
+        x = ranges.standardise(ranges.signed_to_pixels(image), *self.normalisation)
         deepest = max(LAYERS.index(layer) for layer in self.layers)
         activations = {}
         for name in LAYERS[: deepest + 1]:

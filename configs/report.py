@@ -1,7 +1,6 @@
 """The two runs of the report (Bhise and Koechlin, "Super Resolution General Adversarial Network").
 
-    python -m srgan_jax.main --config=configs/report.py:a --workdir=runs/report_a \
-        --config.vgg.path=vgg19.npz
+    python -m srgan_jax.main --config=configs/report.py:a --workdir=runs/report_a
 
     a  750 epochs at batch 8: sharper edges, dull colours
     b  4000 epochs at batch 1: sharper still, colours kept

@@ -1,7 +1,6 @@
 """The paper's recipe: SRResNet, then SRGAN from it, on DIV2K.
 
-    python -m srgan_jax.main --config=configs/srgan.py --workdir=runs/srgan \
-        --config.vgg.path=vgg19.npz
+    python -m srgan_jax.main --config=configs/srgan.py --workdir=runs/srgan
 
 reaches the five networks of the paper's Table 1 by `--config=configs/srgan.py:VARIANT`:
 

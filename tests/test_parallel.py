@@ -21,6 +21,8 @@ from srgan_jax.parallel import Parallel
 from srgan_jax.state import TrainState, init_variables, start_gan, start_pretraining
 from srgan_jax.steps import Batch, GanRecipe, Recipe, gan_step, pretrain_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 STEPS = 3
 BATCH = 8
 CROP = 16

@@ -14,6 +14,8 @@ from srgan_jax.data.batches import Batches
 from srgan_jax.data.degradation import Degradation, degrade, dihedral, training_pairs
 from srgan_jax.data.sources import Pictures
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = rng.stream(0, "crops")
 
 

@@ -32,10 +32,11 @@ class Monitor:
                 _drop_after(workdir, file, start)
             self._metrics = workdir.metrics.open("a")
             self._timing = workdir.timing.open("a")
-            workdir.tensorboard.mkdir(exist_ok=True)
+            self._folder = workdir.tensorboard
+            self._folder.mkdir(exist_ok=True)
             # Not SummaryWriter: its thread holds events back from a crash, and on a full disk
             # it waits for ever.
-            self._board = EventsWriter(str(workdir.tensorboard / "events"))
+            self._board = EventsWriter(str(self._folder / "events"))
             self._event(start + 1, session_log=SessionLog(status=SessionLog.START))
         except OSError as error:
             raise UserError(f"{workdir.path}: cannot be written ({first_line(error)})") from error
@@ -74,7 +75,7 @@ class Monitor:
             self._board.write_event(Event(wall_time=time.time(), step=step, **content))
             self._board.flush()
         except OSError as error:
-            raise UserError(f"tensorboard: cannot be written ({first_line(error)})") from error
+            raise UserError(f"{self._folder}: cannot be written ({first_line(error)})") from error
 
 
 def _drop_after(workdir: Workdir, file: pathlib.Path, step: int) -> None:

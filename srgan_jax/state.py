@@ -1,5 +1,6 @@
 """The train state: arrays only, its initialisation, and its moving average."""
 
+import functools
 from typing import Any
 
 import flax
@@ -56,6 +57,13 @@ def init_variables(
     """Fresh variables for one network; `input_shape` is [1, H, W, 3]."""
     variables = jax.jit(lambda key: module.init(key, jnp.zeros(input_shape), train=False))(key)
     return Variables(params=variables["params"], batch_stats=variables.get("batch_stats", {}))
+
+
+@functools.cache
+def form_of(generator: Generator) -> Variables:
+    """Shapes and types of a generator's variables, `jax.ShapeDtypeStruct`; not to be changed."""
+    make = functools.partial(init_variables, generator, input_shape=(1, 8, 8, 3))
+    return jax.eval_shape(make, jax.random.key(0))
 
 
 def start_pretraining(

@@ -17,7 +17,7 @@ import safetensors.numpy
 from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.models.generator import Generator
-from srgan_jax.state import Variables
+from srgan_jax.state import Variables, form_of
 
 HEADER = "srgan_jax"
 FORMAT = 1
@@ -102,12 +102,10 @@ def load_generator(path: str | os.PathLike) -> Exported:
             raise TypeError("its training is no object")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its srgan_jax metadata is damaged ({error})") from error
-    wanted = jax.eval_shape(
-        lambda: generator.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False)
-    )
+    wanted = form_of(generator)
     variables = {}
     for kind in ("params", "batch_stats"):
-        flat = flax.traverse_util.flatten_dict(wanted.get(kind, {}), sep="/")
+        flat = flax.traverse_util.flatten_dict(getattr(wanted, kind), sep="/")
         for key, shape in flat.items():
             array = arrays.get(f"{prefix}{kind}/{key}")
             if array is None or array.shape != shape.shape:

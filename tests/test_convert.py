@@ -16,7 +16,7 @@ from srgan_jax.convert import exports, generators, tensors, verify
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate.methods import super_resolve
 from srgan_jax.models.generator import STAGES, Generator
-from srgan_jax.state import Variables, init_variables
+from srgan_jax.state import Variables, form_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -92,7 +92,7 @@ def test_every_projects_generator(name, torch, photographs, tmp_path):
         assert verify.generator_difference(found, lr_image) <= 1e-5
 
     # What is written is what was found.
-    command.convert(str(path), str(tmp_path / "ours.safetensors"), check=True)
+    command.convert(str(path), str(tmp_path / "ours.safetensors"), check=False)
     exported = weights.load_generator(tmp_path / "ours.safetensors")
     assert exported.generator == found.generator
     jax.tree.map(np.testing.assert_array_equal, exported.variables, found.variables)
@@ -294,8 +294,7 @@ def random_generator(switches) -> tuple[Generator, Variables]:
             values = rng.uniform(0.5, 1.0, leaf.shape) * (1 if name in ("scale", "var") else 0.3)
         return np.asarray(values, np.float32)
 
-    form = jax.eval_shape(lambda: init_variables(generator, jax.random.key(0), (1, 8, 8, 3)))
-    return generator, jax.tree_util.tree_map_with_path(fill, form)
+    return generator, jax.tree_util.tree_map_with_path(fill, form_of(generator))
 
 
 LIBRARY = {".onnx": "onnxruntime", ".pth": "torch", ".stablehlo": "flatbuffers"}

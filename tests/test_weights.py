@@ -1,6 +1,5 @@
 """Exported generators: what comes back is what was saved, and files that are refused."""
 
-import functools
 import json
 
 import jax
@@ -11,7 +10,7 @@ import safetensors.numpy
 from srgan_jax import weights
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
-from srgan_jax.state import Variables, init_variables
+from srgan_jax.state import Variables, form_of
 
 # No value is a default, so that a field which is not written comes back wrong.
 OTHER = Generator(
@@ -26,8 +25,7 @@ STORY = {"network": "srresnet", "step": 7, "config": {"seed": 3}}
 def random_variables(generator: Generator, seed: int = 0) -> Variables:
     """Every leaf different, so that one that is lost or exchanged is seen."""
     rng = np.random.default_rng(seed)
-    make = functools.partial(init_variables, generator, input_shape=(1, 4, 4, 3))
-    form = jax.eval_shape(make, jax.random.key(0))
+    form = form_of(generator)
     return jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), form)
 
 

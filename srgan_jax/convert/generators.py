@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from srgan_jax import ranges
@@ -14,7 +13,7 @@ from srgan_jax.convert.layouts import LAYOUTS, Layout, ours
 from srgan_jax.convert.tensors import Arrays, Tensors
 from srgan_jax.errors import UserError, some
 from srgan_jax.models.generator import STAGES, Generator
-from srgan_jax.state import Variables
+from srgan_jax.state import Variables, form_of
 
 # Where checkpoints of several networks hold the one that is for use, best first.
 _PLACES = ("params_ema", "ema_state_dict", "generator_ema", "params", "generator", "state_dict")
@@ -104,12 +103,10 @@ _LEAVES = {
 def _convert(layout: Layout, arrays: Arrays) -> tuple[Generator, Variables]:
     """Our generator with their tensors. Raises: UserError."""
     generator = _architecture(layout, arrays)
-    wanted = jax.eval_shape(
-        lambda: generator.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), train=False)
-    )
+    wanted = form_of(generator)
     trees, used = {}, set()
     for kind in ("params", "batch_stats"):
-        flat = flax.traverse_util.flatten_dict(wanted.get(kind, {}))
+        flat = flax.traverse_util.flatten_dict(getattr(wanted, kind))
         for (layer, leaf), form in flat.items():
             name = _their_name(layout, layer, leaf)
             if name is None:

@@ -66,7 +66,7 @@ def generator_difference(found: generators.Found, lr_image: np.ndarray) -> float
         theirs = theirs * ranges.IMAGENET_DEVIATION + ranges.IMAGENET_MEAN
     elif found.layout.output == "signed":
         theirs = theirs / 2 + 0.5
-    ours = generator.apply(found.variables.as_flax(), lr_image, train=False)
+    ours = jax.jit(lambda x: generator.apply(found.variables.as_flax(), x, train=False))(lr_image)
     return float(np.abs(np.asarray(ours, np.float64) / 2 + 0.5 - theirs).max())
 
 

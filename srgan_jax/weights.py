@@ -21,6 +21,7 @@ from srgan_jax.state import Variables, form_of
 
 HEADER = "srgan_jax"
 FORMAT = 1
+_CONVERT = "python -m srgan_jax.convert makes one of other programs' weights"
 RANGES = {"input": "LR, RGB, NHWC, [0, 1]", "output": "SR, RGB, NHWC, [-1, 1], not clipped"}
 
 
@@ -87,9 +88,11 @@ def load_generator(path: str | os.PathLike) -> Exported:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: not a whole .safetensors file ({first_line(error)})") from error
+        raise UserError(
+            f"{path}: not a whole .safetensors file ({first_line(error)}); {_CONVERT}"
+        ) from error
     if header is None:
-        raise UserError(f"{path}: not a generator written by srgan_jax (no such metadata)")
+        raise UserError(f"{path}: not a generator written by srgan_jax; {_CONVERT}")
     try:
         metadata = json.loads(header)
         if metadata["format"] != FORMAT:

@@ -1,5 +1,6 @@
 """ImageNet VGG19 from other programs' files: every form, what is refused, and the download."""
 
+import concurrent.futures
 import functools
 import hashlib
 import http.server
@@ -438,6 +439,16 @@ def test_what_is_downloaded_is_converted_and_kept(served, tmp_path):
     (tmp_path / "cache" / "srgan_jax" / "vgg19.h5").unlink()
     vgg19.load("keras", LAYERS)  # from what was converted
     assert served == ["/vgg19.h5"]
+
+
+def test_several_at_once_download_once(served):
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        loaded = list(pool.map(lambda _: vgg19.load("keras", LAYERS), range(6)))
+    assert served == ["/vgg19.h5"]
+    for network, params in loaded:
+        assert network == loaded[0][0]
+        kernel = loaded[0][1]["conv2_2"]["kernel"]
+        np.testing.assert_array_equal(params["conv2_2"]["kernel"], kernel)
 
 
 def test_without_network_the_line_says_what_to_do(served, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Weights from the network: downloaded once, checked, and kept in a cache folder."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -9,6 +10,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 import tqdm
 
@@ -52,23 +54,33 @@ def fetch(url: str, md5: str, *, what: str) -> pathlib.Path:
     if found:
         instead += f", where a file with md5 {found} is now"
     try:
-        import filelock
+        with locked(path):
+            if _md5(path) != md5:  # else another process has just downloaded it
+                _download(url, md5, path)
     except ImportError as error:
         raise UserError(
             f"{what}: downloading it needs an extra ({first_line(error)}): {_EXTRA}, or {instead}"
         ) from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # The kernel releases it with its process. The file stays: to delete it would be a race.
-        with filelock.FileLock(folder / f".{path.name}.lock"):
-            if _md5(path) != md5:  # else another process has just downloaded it
-                _download(url, md5, path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
             f"{what}: cannot be downloaded to {folder} ({_reason(error)}): check the network and"
             f" the disk (XDG_CACHE_HOME names another), or {instead}"
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Of several processes that make a file, one at a time. Its folder is made.
+
+    Raises: ImportError, OSError.
+    """
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The kernel releases it with its process. The file stays: to delete it would be a race.
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def fetch_from_hub(repo: str, filename: str, *, what: str) -> pathlib.Path:

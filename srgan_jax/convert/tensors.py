@@ -6,7 +6,7 @@ What a file is, its content tells, never its name. Nothing in a file is ever exe
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +55,9 @@ def read(path: str | os.PathLike) -> Tensors:
         ) from error
 
 
-def _reader(path: str | os.PathLike, head: bytes) -> tuple[str, Any]:
+def _reader(
+    path: str | os.PathLike, head: bytes
+) -> tuple[str, Callable[[str | os.PathLike], Tensors]]:
     """What the first bytes say that a file is, and its reader. Raises: UserError."""
     # First: its length in front may begin as any other kind does.
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 2**32:

@@ -171,12 +171,13 @@ def save(path: str | os.PathLike, found: Found) -> None:
 def _downloaded(name: str) -> os.PathLike:
     """The converted file of a download, made once and kept in the cache."""
     cached = download.cache_folder() / f"vgg19_{name}.safetensors"
-    if not cached.exists():
-        path = DOWNLOADS[name]()
-        found = find(path, tensors.read(path))
-        if found is None:
-            raise UserError(f"{path}: no VGG19: {ACCEPTED}")
-        cached.parent.mkdir(parents=True, exist_ok=True)
+    if cached.exists():
+        return cached
+    path = DOWNLOADS[name]()
+    found = find(path, tensors.read(path))
+    if found is None:
+        raise UserError(f"{path}: no VGG19: {ACCEPTED}")
+    with download.locked(cached):
         save(cached, found)
     return cached
 

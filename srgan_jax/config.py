@@ -11,8 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from srgan_jax.errors import UserError
-from srgan_jax.models import vgg
-from srgan_jax.models.generator import STAGES
+from srgan_jax.models import generator, vgg
 
 
 def paper() -> ConfigDict:
@@ -118,16 +117,6 @@ _CHOICES = {
     "data.source": ("builtin", "folder", "tfds"),
     "data.damaged": ("stop", "skip"),
     "data.degradation": ("bicubic", "gaussian"),
-    "generator.scale": tuple(STAGES),
-    "generator.kernel": (9, 3),
-    "generator.norm": ("batch", "none"),
-    "generator.activation": ("prelu", "swish"),
-    "generator.prelu": ("shared", "channel"),
-    "generator.mid": ("norm", "prelu", "none"),
-    "generator.upsample": ("shuffle", "nearest"),
-    "generator.input": ("unit", "imagenet"),
-    "generator.output": ("linear", "tanh"),
-    "generator.base": ("none", "bicubic", "bilinear"),
     "discriminator.head": ("flatten", "pool"),
     "vgg.channels": ("sum", "mean"),
     "pretrain.schedule": ("constant", "step", "cosine"),
@@ -135,7 +124,7 @@ _CHOICES = {
     "gan.adversarial": ("nonsaturating", "saturating", "linear", "lsgan"),
     "eval.source": ("builtin", "folder", "tfds"),
     "eval.damaged": ("stop", "skip"),
-}
+} | {f"generator.{switch}": values for switch, values in generator.CHOICES.items()}
 
 _AT_LEAST = {
     "seed": 0,

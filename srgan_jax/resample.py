@@ -25,8 +25,9 @@ CUBIC_A = -0.5  # MATLAB's choice of Keys' parameter
 def cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic convolution kernel with a = `CUBIC_A`, support [-2, 2]."""
     x = np.abs(x)
-    near = 1.5 * x**3 - 2.5 * x**2 + 1.0
-    far = -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0
+    a = CUBIC_A
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
-from srgan_jax.models.generator import Generator
+from srgan_jax.models.generator import CHOICES, Generator
 from srgan_jax.state import Variables, form_of
 
 HEADER = "srgan_jax"
@@ -74,6 +74,24 @@ def architecture(generator: Generator) -> dict[str, Any]:
     }
 
 
+def generator_of(switches: dict[str, Any]) -> Generator:
+    """The inverse of `architecture`; what is not given has its default.
+
+    Raises: ValueError for a switch or value that there is not.
+    """
+    known = architecture(Generator())
+    for name, value in switches.items():
+        if name not in known:
+            raise ValueError(f"{name}={value!r} is no switch of the generator")
+        choices = CHOICES.get(name)
+        if type(value) is not type(known[name]) or (choices and value not in choices):
+            wanted = " or ".join(map(repr, choices)) if choices else "a whole number"
+            raise ValueError(f"{name}={value!r} is not {wanted}")
+        if not choices and value < 1:
+            raise ValueError(f"{name}={value!r} is below 1")
+    return Generator(**switches)
+
+
 def load_generator(path: str | os.PathLike) -> Exported:
     """Read what `save_generator` wrote, checked against the architecture that it names.
 
@@ -99,11 +117,11 @@ def load_generator(path: str | os.PathLike) -> Exported:
             raise UserError(
                 f"{path}: of format {metadata['format']}, not {FORMAT}: update srgan_jax"
             )
-        generator = Generator(**metadata["architecture"])
+        generator = generator_of(metadata["architecture"])
         prefix = "ema_" if metadata["ema"] else ""
         if not isinstance(metadata["training"], dict):
             raise TypeError("its training is no object")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its srgan_jax metadata is damaged ({error})") from error
     wanted = form_of(generator)
     variables = {}

@@ -1,5 +1,6 @@
 """Generators from PyTorch's projects and for other frameworks, and the command that does both."""
 
+import io
 import itertools
 import pathlib
 import subprocess
@@ -25,6 +26,7 @@ LORNATANG["up"] = "upsampling.{}.upsample_block"
 OLD_LORNATANG = {f"{k}": f"conv_block{i}" for i, k in enumerate(("head", "mid", "tail"), 1)}
 OLD_LORNATANG |= {"block": "trunk.{}.rcb", "up": "upsampling.{}.upsample_block"}
 LORNATANG_2021 = LORNATANG | {"block": "trunk.{}", "up": "subpixel_conv.{}"}
+EARLY_2021 = LORNATANG_2021 | {"up": "upsampling.{}"}
 BASICSR = {"trunk": "body", "up": "upconv{}", "hr": "conv_hr", "up_slope": 0.1}
 KAIR = BASICSR | {"trunk": "recon_trunk", "hr": "HRconv"}
 MMAGIC = BASICSR | {"trunk": "trunk_net", "up": "upsample{}.upsample_conv", "up_slope": 1.0}
@@ -35,6 +37,7 @@ PEERS = {
     "Lornatang": ("Lornatang", LORNATANG, (2, 2), "Lornatang"),
     "Lornatang, early 2022": ("Lornatang", OLD_LORNATANG, (2,), "Lornatang"),
     "Lornatang, 2021": ("Lornatang", LORNATANG_2021, (2, 2), "Lornatang"),
+    "Lornatang, early 2021": ("Lornatang", EARLY_2021, (2, 2), "Lornatang"),
     "BasicSR": ("MSRResNet", BASICSR, (3,), "BasicSR"),
     "KAIR": ("MSRResNet", KAIR, (2, 2), "KAIR"),
     "mmagic": ("MSRResNet", MMAGIC, (2, 2), "mmagic"),
@@ -52,9 +55,12 @@ def torch():
 
 @pytest.fixture(scope="module")
 def photographs() -> list[np.ndarray]:
-    """Two details of a photograph, of different sizes, [1, h, w, 3] in [0, 1]."""
-    picture = skimage.data.astronaut().astype(np.float32)[None] / 255
-    return [picture[:, 60:84, 200:217], picture[:, 100:113, 180:212]]
+    """Details of a photograph in two sizes, one of them twice, [B, h, w, 3] in [0, 1]."""
+    picture = skimage.data.astronaut().astype(np.float32) / 255
+    return [
+        picture[None, 60:84, 200:217],
+        np.stack([picture[100:113, 180:212], picture[30:43, 80:112]]),
+    ]
 
 
 def trained(torch, name, blocks=2, channels=8):
@@ -155,11 +161,7 @@ def test_a_slope_for_each_channel(torch, photographs, tmp_path):
     torch.save(state(network), tmp_path / "g.pth")
     found = find(tmp_path / "g.pth")
     assert found.generator.prelu == "channel"
-    x = torch.from_numpy(photographs[0].transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        theirs = network(x).numpy().transpose(0, 2, 3, 1)
-    ours = found.generator.apply(found.variables.as_flax(), photographs[0], train=False)
-    np.testing.assert_allclose(ours / 2 + 0.5, theirs, atol=1e-5)
+    assert verify.generator_difference(found, photographs[0]) <= 1e-5
 
 
 def refused(path) -> str:
@@ -190,6 +192,37 @@ def test_tensors_that_are_missing_too_many_or_wrong_are_named(name, torch, tmp_p
     assert named >= len(whole) / 2
     torch.save(whole | {"extra.weight": torch.ones(3)}, path)
     assert "tensors that it has not: extra.weight" in refused(path)
+
+
+def test_lornatangs_tanh_is_refused_by_name(torch, tmp_path):
+    arrays = state(trained(torch, "Lornatang, 2021"))
+    moved = {name.replace("conv3.", "conv3.0."): x for name, x in arrays.items()}
+    torch.save(moved, tmp_path / "g.pth")
+    assert "Lornatang/SRGAN-PyTorch of 2021 with tanh" in refused(tmp_path / "g.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"scale": 5}, "scale=5 is not 2 or 3 or 4 or 8"),
+        ({"blocks": "x"}, "blocks='x' is not a whole number"),
+        ({"blocks": 0}, "blocks=0 is below 1"),
+        ({"activation": "gelu"}, "activation='gelu' is not 'prelu' or 'swish'"),
+        ({"hr_conv": 1}, "hr_conv=1 is not False or True"),
+        ({"attention": True}, "attention=True is no switch"),
+    ],
+)
+def test_an_architecture_that_there_is_not(changes, says, torch, tmp_path):
+    saved = torch.load(io.BytesIO(exports.to_pytorch(*random_generator({}))), weights_only=True)
+    torch.save(saved | {"architecture": saved["architecture"] | changes}, tmp_path / "g.pth")
+    assert says in refused(tmp_path / "g.pth")
+
+
+def test_another_kernel_size_than_the_projects(torch, tmp_path):
+    arrays = state(trained(torch, "leftthomas"))
+    arrays["block1.0.weight"] = torch.ones(8, 3, 3, 3)
+    torch.save(arrays, tmp_path / "g.pth")
+    assert "block1.0.weight is (8, 3, 3, 3), not (8, 3, 9, 9)" in refused(tmp_path / "g.pth")
 
 
 def test_a_scale_that_is_not_ours(torch, tmp_path):
@@ -302,32 +335,29 @@ LIBRARY = {".onnx": "onnxruntime", ".pth": "torch", ".stablehlo": "flatbuffers"}
 
 @pytest.mark.parametrize("ending", LIBRARY)
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-def test_exports_are_flaxs_function(switches, ending, photographs, tmp_path):
+def test_exports_are_flaxs_function(switches, ending, photographs):
     pytest.importorskip(LIBRARY[ending], reason="runs what was exported")
     generator, variables = random_generator(switches)
-    path = tmp_path / f"g{ending}"
-    command.WRITERS[ending](path, generator, variables)
+    data = command.WRITERS[ending](generator, variables)
     for lr_image in photographs:
         flax = exports.to_unit_image(generator, variables)(lr_image)
         assert np.std(flax) > 0.03
         assert np.mean((flax > 0) & (flax < 1)) > 0.3  # not all of it clipped
-        assert verify.export_difference(path, generator, variables, lr_image) <= 1e-5
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        assert verify.export_difference(data, ending, generator, variables, lr_image) <= 1e-5
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
 def test_from_pytorch_back_again(switches, torch, tmp_path):
     generator, variables = random_generator(switches)
-    exports.to_pytorch(tmp_path / "g.pth", generator, variables)
+    (tmp_path / "g.pth").write_bytes(exports.to_pytorch(generator, variables))
     found = find(tmp_path / "g.pth")
     assert found.generator == generator
     jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
 
 
-def test_onnx_takes_any_size_and_says_what_it_is(tmp_path):
+def test_onnx_takes_any_size_and_says_what_it_is():
     onnx = pytest.importorskip("onnx")
-    exports.to_onnx(tmp_path / "g.onnx", *random_generator({}))
-    model = onnx.load(tmp_path / "g.onnx")
+    model = onnx.load_from_string(exports.to_onnx(*random_generator({})))
     sizes = [dimension.dim_param for dimension in model.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == ["batch", "", "height", "width"]
     assert model.graph.input[0].name == "input"
@@ -338,11 +368,10 @@ def test_onnx_takes_any_size_and_says_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "library"), [(".onnx", "onnx"), (".pth", "torch"), (".stablehlo", "flatbuffers")]
 )
-def test_a_library_that_is_missing_is_named(ending, library, tmp_path, monkeypatch):
+def test_a_library_that_is_missing_is_named(ending, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r"pip install -e \.\[convert\]"):
-        command.WRITERS[ending](tmp_path / f"g{ending}", *random_generator({}))
-    assert not list(tmp_path.iterdir())
+        command.WRITERS[ending](*random_generator({}))
 
 
 # The command
@@ -362,8 +391,20 @@ def test_the_command_says_what_it_found(torch, tmp_path):
         "value range", "ReLU (act_mode='R')", "verified", "ours.safetensors",
     ):  # fmt: skip
         assert part in result.stdout
-    result = run(tmp_path / "ours.safetensors", tmp_path / "g.onnx")
-    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("ending", LIBRARY)
+def test_the_command_exports_and_verifies(ending, tmp_path, capsys):
+    pytest.importorskip(LIBRARY[ending], reason="runs what was exported")
+    ours, out = tmp_path / "g.safetensors", tmp_path / f"g{ending}"
+    weights.save_generator(ours, *random_generator({}), {"network": "srgan"})
+    command.convert(str(ours), str(out), check=True)
+    assert "against Flax: SR differs by" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == sorted([ours, out])
+    with pytest.raises(UserError, match=f"missing/g{ending}: cannot be written"):
+        command.convert(str(ours), str(tmp_path / "missing" / out.name), check=False)
+    with pytest.raises(UserError, match="is srgan_jax's own already"):
+        command.convert(str(ours), str(tmp_path / "again.safetensors"), check=False)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +414,8 @@ def test_the_command_says_what_it_found(torch, tmp_path):
         (["missing.pth", "g.safetensors"], "missing.pth: no such file"),
         (["page.pth", "g.safetensors"], "a web page: the download failed"),
         (["page.pth", "g.png"], "g.png: give a name that ends in .safetensors, .onnx"),
-        (["page.pth", "page.pth"], "is SRC itself"),
+        (["missing.pth", "vgg.safetensors"], "missing.pth: no such file"),
+        (["vgg.safetensors", "vgg.safetensors"], "is SRC itself"),
         (["vgg.safetensors", "vgg.onnx"], "VGG19 is written as .safetensors only"),
         (["vgg.safetensors", "missing/vgg.safetensors"], "cannot be written"),
     ],

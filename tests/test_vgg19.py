@@ -188,16 +188,51 @@ def test_features_are_those_of_pytorch_on_the_files_own_tensors(write, normalisa
 
 
 def test_features_of_imagenets_weights_are_pytorchs(shared):
-    pytest.importorskip("torch", reason="compares with PyTorch")
+    """As weights/README.md there says, and independently of what we believe of such files."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
     from PIL import Image
 
     path = shared / "weights" / "vgg19_imagenet_conv1_1-conv3_4.npz"
     with Image.open(shared / "data" / "benchmarks" / "Set5" / "HR" / "butterfly.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))[40:88, 60:124]
     image = pixels.astype(np.float32)[None] / 127.5 - 1
-    differences = verify.vgg19_differences(vgg19.find(path, tensors.read(path)), image)
-    assert len(differences) == 18
-    assert max(differences.values()) <= 1e-4
+    layers = ("conv1_1", "relu2_2", "pool2", "conv3_4", "relu3_4")
+    network, params = vgg19.load(str(path), layers)
+    ours = network.apply({"params": params}, image)
+
+    means = np.array([103.939, 116.779, 123.68], np.float32)  # B, G, R
+    x = torch.from_numpy(((image[..., ::-1] + 1) * 127.5 - means).transpose(0, 3, 1, 2).copy())
+    theirs = {}
+    with np.load(path) as file:
+        for stage, count in ((1, 2), (2, 2), (3, 4)):
+            for i in range(1, count + 1):
+                key = f"block{stage}_conv{i}"
+                kernel = torch.from_numpy(file[f"{key}.kernel"].transpose(3, 2, 0, 1).copy())
+                bias = torch.from_numpy(file[f"{key}.bias"])
+                x = torch.nn.functional.conv2d(x, kernel, bias, padding=1)
+                theirs[f"conv{stage}_{i}"] = x
+                theirs[f"relu{stage}_{i}"] = x = x.relu()
+            theirs[f"pool{stage}"] = x = torch.nn.functional.max_pool2d(x, 2)
+    for name in layers:
+        expected = theirs[name].numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(ours[name], expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_oxfords_weights_are_recognised_under_other_names(bgr, shared, tmp_path):
+    """Such as vgg19-d01eb7cb.pth of style transfer: Caffe's weights by torchvision's names."""
+    path = shared / "weights" / "vgg19_imagenet_conv1_1-conv3_4.npz"
+    expected, same = vgg19.load(str(path), ("relu1_2",))
+    arrays = {}
+    for name in ("conv1_1", "conv1_2"):
+        kernel = same[name]["kernel"].transpose(3, 2, 0, 1)
+        kernel = kernel[:, ::-1] if bgr and name == "conv1_1" else kernel
+        arrays[f"features.{NUMBERS[name]}.weight"] = np.ascontiguousarray(kernel)
+        arrays[f"features.{NUMBERS[name]}.bias"] = same[name]["bias"]
+    safetensors.numpy.save_file(arrays, tmp_path / "other")
+    network, params = vgg19.load(str(tmp_path / "other"), ("relu1_2",))
+    assert network == expected
+    np.testing.assert_array_equal(params["conv1_1"]["kernel"], same["conv1_1"]["kernel"])
 
 
 KERAS = """
@@ -326,6 +361,22 @@ def test_half_a_download(write, normalisation, share, tmp_path):
     assert "get it again" in message
 
 
+def test_a_pickled_array_that_is_none(tmp_path):
+    """NumPy's own classes would make an array of objects from these bytes, and follow them."""
+    state = (1, (), np.dtype("O"), False, b"A" * 8)
+
+    class Forged:
+        def __reduce__(self):
+            reconstruct = np.array(0).__reduce__()[0]
+            return reconstruct, (np.ndarray, (0,), b"b"), state
+
+    def write(path):
+        with path.open("wb") as file:
+            np.save(file, np.array({"conv1_1": Forged()}, object))
+
+    assert "it holds an array of 'O8'" in refused(tmp_path / "evil", write)
+
+
 class Evil:
     """Unpickled, it makes a file."""
 
@@ -429,16 +480,18 @@ def served(tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_what_is_downloaded_is_converted_and_kept(served, tmp_path):
+def test_what_is_downloaded_is_kept_while_it_is_whole(served, tmp_path):
     network, params = vgg19.load("keras", LAYERS)
     assert network == vgg.VGG19(LAYERS, vgg.CAFFE)
     kernel = RANDOM["conv1_1"][0].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(params["conv1_1"]["kernel"], kernel)
     assert served == ["/vgg19.h5"]
 
-    (tmp_path / "cache" / "srgan_jax" / "vgg19.h5").unlink()
-    vgg19.load("keras", LAYERS)  # from what was converted
+    vgg19.load("keras", LAYERS)
     assert served == ["/vgg19.h5"]
+    (tmp_path / "cache" / "srgan_jax" / "vgg19.h5").write_bytes(b"damaged")
+    vgg19.load("keras", LAYERS)
+    assert served == ["/vgg19.h5"] * 2
 
 
 def test_several_at_once_download_once(served):

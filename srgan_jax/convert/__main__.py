@@ -22,7 +22,7 @@ from srgan_jax.state import Variables
 
 _USAGE = "python -m srgan_jax.convert SRC DST: --help explains it"
 
-WRITERS: dict[str, Callable[[pathlib.Path, Generator, Variables], None]] = {
+WRITERS: dict[str, Callable[[Generator, Variables], bytes]] = {
     ".onnx": exports.to_onnx,
     ".pth": exports.to_pytorch,
     ".stablehlo": exports.to_stablehlo,
@@ -47,7 +47,7 @@ class Source(NamedTuple):
 def recognise(path: str) -> Source:
     """Read a file and say what it is. Raises: UserError."""
     held = tensors.read(path)
-    if weights.HEADER in held.metadata:
+    if held.form == "safetensors" and weights.HEADER in held.metadata:
         exported = weights.load_generator(path)
         return Source(
             [("found", "a generator of srgan_jax"), *_of_generator(exported.generator, exported)],
@@ -56,17 +56,11 @@ def recognise(path: str) -> Source:
             None,
         )
     if found := generators.find(path, held):
-        layout = found.layout
-        story = {"project": layout.project, "sha256": files.sha256(path), "tensors": found.place}
-        exported = weights.Exported(found.generator, found.variables, {"converted": story})
-        described = [("found", f"a generator of {layout.project}")]
-        if found.place:
-            described.append(("taken from", found.place))
-        described += _of_generator(found.generator, exported)
-        ranges = f"LR {_RANGES[found.generator.input]}, SR {_RANGES[layout.output]}"
-        described.append(("value range", f"{ranges}, RGB; as ours: LR [0, 1], SR [-1, 1]"))
-        described += [("guessed", text) for text in layout.guessed]
-        return Source(described, exported, found, None)
+        story = {"project": found.layout.project, "sha256": files.sha256(path)}
+        story |= {"tensors": found.place} if found.place else {}
+        metadata = {"training": {"converted": story}}
+        exported = weights.Exported(found.generator, found.variables, metadata)
+        return Source(_of_converted(found, exported), exported, found, None)
     if generators.is_discriminator(held):
         raise UserError(f"{path}: looks like a discriminator: give the generator's file")
     if vgg := vgg19.find(path, held):
@@ -74,8 +68,22 @@ def recognise(path: str) -> Source:
     names = [name for arrays in held.groups.values() for name in arrays]
     raise UserError(
         f"{path}: {held.form} with {len(names)} tensors ({some(names, 3)}), which are no network"
-        f" known here: {layouts.ACCEPTED}; or {vgg19.ACCEPTED}"
+        f" known here: accepted are {layouts.ACCEPTED}; and {vgg19.ACCEPTED}"
     )
+
+
+def _of_converted(found: generators.Found, exported: weights.Exported) -> list[tuple[str, str]]:
+    layout = found.layout
+    described = [("found", f"a generator of {layout.project}")]
+    if found.place:
+        described.append(("taken from", found.place))
+    described += _of_generator(found.generator, exported)
+    ranges = f"LR {_RANGES[found.generator.input]}, SR {_RANGES[layout.output]}"
+    described.append(("value range", f"{ranges}, RGB; as ours: LR [0, 1], SR [-1, 1]"))
+    told = ", ".join(f"{name}={value}" for name, value in layout.switches.items())
+    by_code = "the value range" + (f" and {told}" if told else "")
+    described.append(("guessed", f"from the project's code, tensors do not tell: {by_code}"))
+    return described + [("guessed", text) for text in layout.guessed]
 
 
 def _of_generator(generator: Generator, exported: weights.Exported) -> list[tuple[str, str]]:
@@ -103,43 +111,59 @@ def _of_vgg19(found: vgg19.Found) -> list[tuple[str, str]]:
         ", ".join(f"{value:g}" for value in values) for values in found.source.normalisation
     )
     order = "BGR there, its first kernel reordered to RGB" if found.source.bgr else "RGB"
-    return [
+    described = [
         ("found", f"VGG19 in {found.source.name} form"),
         ("layers", f"conv1_1 to {list(found.convolutions)[-1]}"),
         ("parameters", f"{count:,}"),
         ("value range", f"0..255, {order}, less ({mean}), over ({deviation})"),
-        ("guessed", "the normalisation, from the form of the file"),
     ]
+    if found.recognised:
+        return [*described, ("recognised", "Oxford's ImageNet weights, by their first kernel")]
+    return [*described, ("guessed", "the value range, which is the usual one of such files")]
 
 
 def convert(source: str, target: str, check: bool) -> None:
-    """Read, say what it is, write, and compare. Raises: UserError; then `target` is as it was."""
+    """Read, say what it is, compare, write. Raises: UserError; then `target` is as it was."""
     out = pathlib.Path(target)
-    endings = (".safetensors", *WRITERS)
-    if out.suffix not in endings:
-        raise UserError(f"{target}: give a name that ends in {', '.join(endings)}")
+    if out.suffix not in (".safetensors", *WRITERS):
+        endings = ", ".join([".safetensors", *WRITERS])
+        raise UserError(f"{target}: give a name that ends in {endings}")
+    found = recognise(source)
     if out.exists() and out.samefile(source):
         raise UserError(f"{target}: is SRC itself: give another name")
-    found = recognise(source)
+    if found.vgg and out.suffix != ".safetensors":
+        raise UserError(f"{target}: VGG19 is written as .safetensors only")
+    if out.suffix == ".safetensors" and not (found.vgg or found.generator):
+        endings = ", ".join(WRITERS)
+        raise UserError(f"{source}: is srgan_jax's own already: DST then ends in {endings}")
     print(source)
     for name, text in found.described:
-        print(f"  {name:13} {text}")
-    if found.exported is None and out.suffix != ".safetensors":
-        raise UserError(f"{target}: VGG19 is written as .safetensors only")
+        _say(name, text)
     if check:
         for text in verify.source(found.generator, found.vgg):
-            print(f"  {'verified':13} {text}")
+            _say("verified", text)
     if found.vgg:
         vgg19.save(out, found.vgg)
-    elif found.exported and out.suffix == ".safetensors":
-        generator, variables, metadata = found.exported
-        weights.save_generator(out, generator, variables, metadata)
     elif found.exported:
-        with files.replacing(out) as aside:
-            WRITERS[out.suffix](aside, found.exported.generator, found.exported.variables)
-            if check:
-                print(f"  {'verified':13} {verify.export(aside, found.exported)}")
+        _write(out, found.exported, check)
     print(out)
+
+
+def _write(out: pathlib.Path, exported: weights.Exported, check: bool) -> None:
+    """Write a generator in the form of the file's ending. Raises: UserError."""
+    generator, variables, metadata = exported
+    if out.suffix == ".safetensors":
+        weights.save_generator(out, generator, variables, metadata["training"])
+        return
+    data = WRITERS[out.suffix](generator, variables)
+    if check:
+        _say("verified", verify.export(data, out.suffix, exported))
+    with files.replacing(out) as aside:
+        aside.write_bytes(data)
+
+
+def _say(name: str, text: str) -> None:
+    print(f"  {name:13} {text}")
 
 
 def main(argv: Sequence[str]) -> None:

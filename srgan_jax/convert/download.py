@@ -1,6 +1,5 @@
 """Weights from the network: downloaded once, checked, and kept in a cache folder."""
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -10,7 +9,6 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 
 import tqdm
 
@@ -54,13 +52,17 @@ def fetch(url: str, md5: str, *, what: str) -> pathlib.Path:
     if found:
         instead += f", where a file with md5 {found} is now"
     try:
-        with locked(path):
-            if _md5(path) != md5:  # else another process has just downloaded it
-                _download(url, md5, path)
+        import filelock
     except ImportError as error:
         raise UserError(
             f"{what}: downloading it needs an extra ({first_line(error)}): {_EXTRA}, or {instead}"
         ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The kernel releases it with its process. The file stays: to delete it would be a race.
+        with filelock.FileLock(folder / f".{path.name}.lock"):
+            if _md5(path) != md5:  # else another process has just downloaded it
+                _download(url, md5, path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(
             f"{what}: cannot be downloaded to {folder} ({_reason(error)}): check the network and"
@@ -69,25 +71,11 @@ def fetch(url: str, md5: str, *, what: str) -> pathlib.Path:
     return path
 
 
-@contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-    """Of several processes that make a file, one at a time. Its folder is made.
-
-    Raises: ImportError, OSError.
-    """
-    import filelock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The kernel releases it with its process. The file stays: to delete it would be a race.
-    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        yield
-
-
 def fetch_from_hub(repo: str, filename: str, *, what: str) -> pathlib.Path:
     """A file of a model repository of the Hugging Face hub, in that library's own cache.
 
     HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and the login are as everywhere with `huggingface_hub`.
-    Where the hub cannot be reached, a file downloaded before is taken.
+    A file downloaded before is taken as it is, and the network is not touched.
 
     Args:
       repo: `organisation/name`.
@@ -104,7 +92,12 @@ def fetch_from_hub(repo: str, filename: str, *, what: str) -> pathlib.Path:
             f"{what}: downloading it needs an extra ({first_line(error)}): {_EXTRA}"
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(repo, filename))
+        # First what is there: it is the same in every run, and asks no network.
+        try:
+            found = huggingface_hub.hf_hub_download(repo, filename, local_files_only=True)
+        except errors.LocalEntryNotFoundError:
+            found = huggingface_hub.hf_hub_download(repo, filename)
+        return pathlib.Path(found)
     except Exception as error:  # also its HTTP library's, which is another one in each version
         if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
             advice = "check the repository's name, or log in (hf auth login) if it is not public"

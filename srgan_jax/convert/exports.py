@@ -1,12 +1,12 @@
 """A generator for other frameworks: ONNX, a PyTorch state dict, and StableHLO (`jax.export`).
 
-All take LR [B, 3, h, w] (StableHLO [B, h, w, 3]), RGB in [0, 1], float32, of any size. ONNX and
-StableHLO give SR in [0, 1], clipped: what is wanted of them is a picture. The PyTorch module is
-the network itself, to [-1, 1] and not clipped (`srresnet.py`).
+All take LR [B, 3, h, w] (StableHLO [B, h, w, 3]), RGB in [0, 1], float32, of any size from 2 pixels
+on. ONNX and StableHLO give SR in [0, 1], clipped: what is wanted of them is a picture. The PyTorch
+module is the network itself, to [-1, 1] and not clipped (`srresnet.py`).
 """
 
+import io
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srgan_jax import files, ranges, resample
+from srgan_jax import ranges, resample
+from srgan_jax.convert import torch_arrays
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import BN_EPSILON, STAGES, Generator
 from srgan_jax.state import Variables
@@ -38,33 +39,22 @@ def to_unit_image(generator: Generator, variables: Variables) -> Callable[[jax.A
 # PyTorch
 
 
-def shuffle_channels(array: np.ndarray, factor: int) -> np.ndarray:
-    """Output channels, the last axis, from (row, column, channel) to (channel, row, column)."""
-    split = array.reshape(*array.shape[:-1], factor**2, -1)
-    return split.swapaxes(-1, -2).reshape(array.shape)
-
-
 def state_dict(generator: Generator, variables: Variables) -> dict[str, np.ndarray]:
-    """The arrays of `srresnet.SRResNet`, by its keys."""
-    names = {"kernel": "weight", "slope": "weight", "scale": "weight", "bias": "bias"}
-    names |= {"mean": "running_mean", "var": "running_var"}
+    """The arrays of `srresnet.SRResNet` by its keys, in PyTorch's shapes, float32."""
     arrays = {}
     for tree in (variables.params, variables.batch_stats):
         for (layer, leaf), array in flax.traverse_util.flatten_dict(jax.device_get(tree)).items():
-            if layer.startswith("up") and "conv" in layer and generator.upsample == "shuffle":
-                array = shuffle_channels(array, STAGES[generator.scale][0])
-            if leaf == "kernel":
-                array = array.transpose(3, 2, 0, 1)
-            arrays[f"{layer}.{names[leaf]}"] = np.array(array)
+            name = f"{layer}.{torch_arrays.NAMES[leaf]}"
+            arrays[name] = torch_arrays.to_torch(array, generator, layer, leaf)
     return arrays
 
 
-def to_pytorch(path: str | os.PathLike, generator: Generator, variables: Variables) -> None:
-    """Write `{"architecture", "state_dict"}` with `torch.save`. Raises: UserError."""
+def to_pytorch(generator: Generator, variables: Variables) -> bytes:
+    """`{"architecture", "state_dict"}` as `torch.save` writes it. Raises: UserError."""
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path}: writing it needs PyTorch: {_EXTRA}") from error
+        raise UserError(f"writing .pth needs PyTorch: {_EXTRA}") from error
     saved = {
         "architecture": architecture(generator),
         "state_dict": {
@@ -72,27 +62,26 @@ def to_pytorch(path: str | os.PathLike, generator: Generator, variables: Variabl
             for name, array in state_dict(generator, variables).items()
         },
     }
-    with files.replacing(path) as aside:
-        torch.save(saved, aside)
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    return buffer.getvalue()
 
 
 # StableHLO
 
 
-def to_stablehlo(path: str | os.PathLike, generator: Generator, variables: Variables) -> None:
-    """Write what `jax.export.deserialize` reads, for CPU, GPU and TPU. Raises: UserError."""
+def to_stablehlo(generator: Generator, variables: Variables) -> bytes:
+    """What `jax.export.deserialize` reads, for CPU, GPU and TPU. Raises: UserError."""
     try:
         import flatbuffers  # noqa: F401, `serialize` needs it
     except ImportError as error:
-        raise UserError(f"{path}: writing it needs flatbuffers: {_EXTRA}") from error
+        raise UserError(f"writing .stablehlo needs flatbuffers: {_EXTRA}") from error
     from jax import export
 
     shape = export.symbolic_shape("b, h, w", constraints=["h >= 2", "w >= 2"])
     form = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
     function = jax.jit(to_unit_image(generator, variables))
-    exported = export.export(function, platforms=("cpu", "cuda", "tpu"))(form)
-    with files.replacing(path) as aside:
-        aside.write_bytes(exported.serialize())
+    return bytes(export.export(function, platforms=("cpu", "cuda", "tpu"))(form).serialize())
 
 
 # ONNX
@@ -123,12 +112,12 @@ class _Graph:
         return self.node("Slice", name, x, *limits)
 
 
-def to_onnx(path: str | os.PathLike, generator: Generator, variables: Variables) -> None:
-    """Write an ONNX model with any batch, height and width. Raises: UserError."""
+def to_onnx(generator: Generator, variables: Variables) -> bytes:
+    """An ONNX model of any batch, height and width. Raises: UserError."""
     try:
         import onnx
     except ImportError as error:
-        raise UserError(f"{path}: writing it needs onnx: {_EXTRA}") from error
+        raise UserError(f"writing .onnx needs onnx: {_EXTRA}") from error
     graph = _Graph(onnx)
     output = _onnx_network(graph, generator, jax.device_get(variables))
     scale = generator.scale
@@ -153,8 +142,7 @@ def to_onnx(path: str | os.PathLike, generator: Generator, variables: Variables)
     )
     onnx.helper.set_model_props(model, {"srgan_jax": json.dumps(architecture(generator))})
     onnx.checker.check_model(model)
-    with files.replacing(path) as aside:
-        aside.write_bytes(model.SerializeToString())
+    return model.SerializeToString()
 
 
 def _onnx_network(graph: _Graph, generator: Generator, variables: Variables) -> str:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import numpy as np
 
-from srgan_jax import ranges
+from srgan_jax import ranges, weights
+from srgan_jax.convert import torch_arrays
 from srgan_jax.convert.layouts import LAYOUTS, Layout, ours
 from srgan_jax.convert.tensors import Arrays, Tensors
 from srgan_jax.errors import UserError, some
@@ -39,15 +40,15 @@ def find(path: str | os.PathLike, held: Tensors) -> Found | None:
     up a network that ours cannot be.
     """
     for place, arrays in _candidates(held.groups):
-        layout = _recognise(arrays, held.metadata)
-        if layout is None:
-            continue
         kept = {
             name: array
             for name, array in arrays.items()
             if not name.endswith("num_batches_tracked")
         }
         try:
+            layout = _recognise(kept, held.metadata)
+            if layout is None:
+                continue
             return Found(layout, kept, place, *_convert(layout, kept))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
@@ -84,20 +85,16 @@ def _candidates(groups: Mapping[str, Arrays]) -> Iterator[tuple[str, Arrays]]:
 
 
 def is_discriminator(held: Tensors) -> bool:
-    """Whether a file's tensors take pictures and give one number, but no picture."""
+    """Whether a file's tensors take pictures and give one number, but no picture.
+
+    A guess, for a better message about a file that is neither a generator nor VGG19.
+    """
     return any(
         any(array.ndim == 4 and array.shape[1] == 3 for array in arrays.values())
         and any(array.ndim in (2, 4) and array.shape[0] == 1 for array in arrays.values())
         and not any(array.ndim == 4 and array.shape[0] == 3 for array in arrays.values())
         for arrays in held.groups.values()
     )
-
-
-# Theirs, by ours.
-_LEAVES = {
-    "kernel": "weight", "bias": "bias", "slope": "weight",
-    "scale": "weight", "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
 
 
 def _convert(layout: Layout, arrays: Arrays) -> tuple[Generator, Variables]:
@@ -114,11 +111,7 @@ def _convert(layout: Layout, arrays: Arrays) -> tuple[Generator, Variables]:
                 continue
             used.add(name)
             array = _checked(layout, arrays, name, leaf, form.shape)
-            if layer.startswith("up") and "conv" in layer and generator.upsample == "shuffle":
-                array = _shuffle_order(array, STAGES[generator.scale][0])
-            if leaf == "kernel":
-                array = array.transpose(2, 3, 1, 0)
-            flat[layer, leaf] = np.ascontiguousarray(array, np.float32)
+            flat[layer, leaf] = torch_arrays.from_torch(array, generator, layer, leaf)
         trees[kind] = flax.traverse_util.unflatten_dict(flat)
     surplus = sorted(arrays.keys() - used)
     if surplus:
@@ -138,11 +131,11 @@ def _architecture(layout: Layout, arrays: Arrays) -> Generator:
         name = f"{layout.modules[layer]}.weight"
         if name not in arrays:
             raise UserError(f"looks like {layout.project}, but has no {name}")
-        if arrays[name].ndim != 4:
+        if arrays[name].ndim != 4 or 0 in arrays[name].shape:
             raise UserError(f"{name} is {arrays[name].shape}: not a convolution's kernel")
         return arrays[name].shape
 
-    channels, _, kernel, _ = kernel_shape("conv_in")
+    channels = kernel_shape("conv_in")[0]
     ups = [name for name in layout.modules if name.startswith("up") and name.endswith("_conv")]
     if layout.switches.get("upsample") == "nearest":
         factors = (2,) * len(ups)
@@ -163,11 +156,13 @@ def _architecture(layout: Layout, arrays: Arrays) -> Generator:
         "scale": math.prod(factors),
         "blocks": sum(name.endswith("_conv2") for name in layout.modules),
         "channels": channels,
-        "kernel": kernel,
         "norm": "batch" if any("bn" in name for name in layout.modules) else "none",
         "prelu": "channel" if any(size > 1 for size in slopes) else "shared",
     }
-    return Generator(**switches | layout.switches)
+    try:
+        return weights.generator_of(switches | layout.switches)
+    except ValueError as error:
+        raise UserError(f"looks like {layout.project}, but {error}") from error
 
 
 def _their_name(layout: Layout, layer: str, leaf: str) -> str | None:
@@ -175,7 +170,7 @@ def _their_name(layout: Layout, layer: str, leaf: str) -> str | None:
     biasless = leaf == "bias" and "conv" in layer and layer.startswith(layout.no_bias)
     if layer in layout.slopes or biasless:
         return None
-    return f"{layout.modules[layer]}.{_LEAVES[leaf]}"
+    return f"{layout.modules[layer]}.{torch_arrays.NAMES[leaf]}"
 
 
 def _checked(
@@ -193,12 +188,6 @@ def _checked(
     if not np.isfinite(array).all():
         raise UserError(f"{name} is not finite")
     return array
-
-
-def _shuffle_order(array: np.ndarray, factor: int) -> np.ndarray:
-    """Output channels, the first axis, from (channel, row, column) to (row, column, channel)."""
-    split = array.reshape(-1, factor**2, *array.shape[1:])
-    return split.swapaxes(0, 1).reshape(array.shape)
 
 
 def _to_signed(layer: dict[str, np.ndarray], output: str, has_base: bool) -> dict[str, np.ndarray]:

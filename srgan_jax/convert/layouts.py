@@ -7,8 +7,10 @@ Blocks, channels, scale, kernel sizes, slopes and normalisation come from the te
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from srgan_jax.errors import UserError
+
 ACCEPTED = (
-    "accepted are generators of leftthomas/SRGAN, Lornatang/SRGAN-PyTorch, BasicSR, mmagic, KAIR,"
+    "generators of leftthomas/SRGAN, Lornatang/SRGAN-PyTorch, BasicSR, mmagic, KAIR,"
     " aitorzip/PyTorch-SRGAN, sgrvinod's tutorial, and srgan_jax's own"
 )
 
@@ -90,32 +92,60 @@ def _leftthomas(names: Collection[str]) -> Layout | None:
     )
 
 
+class _Lornatang(NamedTuple):
+    """The names of one of its versions; `parts` and `up_parts` within a block and a stage."""
+
+    head: str
+    mid: str
+    tail: str
+    block: str
+    parts: tuple[str, ...]
+    up: str
+    up_parts: tuple[str, str]
+
+
+_NUMBERED = ("0", "1", "2", "3", "4")
+_LORNATANG = (
+    _Lornatang(  # 2022 and later
+        *("conv1", "conv2", "conv3", "trunk.{}.rcb", _NUMBERED),
+        *("upsampling.{}.upsample_block", ("0", "2")),
+    ),
+    _Lornatang(  # early 2022
+        *("conv_block1", "conv_block2", "conv_block3", "trunk.{}.rcb", _NUMBERED),
+        *("upsampling.{}.upsample_block", ("0", "2")),
+    ),
+    _Lornatang(  # 2021
+        *("conv1", "conv2", "conv3", "trunk.{}", _PARTS, "subpixel_conv.{}", ("conv", "prelu"))
+    ),
+    _Lornatang(  # early 2021
+        *("conv1", "conv2", "conv3", "trunk.{}", _PARTS, "upsampling.{}", ("conv", "prelu"))
+    ),
+)
+
+
 def _lornatang(names: Collection[str]) -> Layout | None:
-    """Its `model.py` of 2022 and later, that of early 2022, and `models.py` of 2021."""
-    for head, mid, tail, block, parts, up, act in (
-        ("conv1", "conv2", "conv3", "trunk.{}.rcb", "01234", "upsampling.{}.upsample_block", "02"),
-        (
-            *("conv_block1", "conv_block2", "conv_block3", "trunk.{}.rcb", "01234"),
-            *("upsampling.{}.upsample_block", "02"),
-        ),
-        ("conv1", "conv2", "conv3", "trunk.{}", _PARTS, "subpixel_conv.{}", ("conv", "prelu")),
-    ):
+    for version in _LORNATANG:
+        head, mid, tail, block, parts, up, (conv, prelu) = version
         n = _count(names, f"{block}.{parts[0]}.weight")
-        if n and f"{head}.0.weight" in names and f"{tail}.weight" in names:
-            stages = _count(names, f"{up}.{act[0]}.weight")
-            return Layout(
-                "Lornatang/SRGAN-PyTorch",
-                (
-                    "Lornatang",
-                    {"head": head, "mid": mid, "tail": tail, "block": block, "up": up},
-                ),
-                {"conv_in": f"{head}.0", "prelu_in": f"{head}.1"}
-                | _blocks(n, block, tuple(parts))
-                | {"conv_mid": f"{mid}.0", "bn_mid": f"{mid}.1"}
-                | _ups(stages, f"{up}.{act[0]}", f"{up}.{act[1]}")
-                | {"conv_out": tail},
-                no_bias=("block", "conv_mid"),
+        stages = _count(names, f"{up}.{conv}.weight")
+        if not (n and stages and f"{head}.0.weight" in names):
+            continue
+        if f"{tail}.0.weight" in names:
+            raise UserError(
+                "looks like Lornatang/SRGAN-PyTorch of 2021 with tanh: its SR is tanh cut at 0,"
+                " which srgan_jax's generator does not have; its other versions are accepted"
             )
+        arguments = {"head": head, "mid": mid, "tail": tail, "block": block, "up": up}
+        return Layout(
+            "Lornatang/SRGAN-PyTorch",
+            ("Lornatang", arguments),
+            {"conv_in": f"{head}.0", "prelu_in": f"{head}.1"}
+            | _blocks(n, block, parts)
+            | {"conv_mid": f"{mid}.0", "bn_mid": f"{mid}.1"}
+            | _ups(stages, f"{up}.{conv}", f"{up}.{prelu}")
+            | {"conv_out": tail},
+            no_bias=("block", "conv_mid"),
+        )
     return None
 
 
@@ -139,7 +169,7 @@ def _msrresnet(names: Collection[str]) -> Layout | None:
                 | _blocks(n, trunk + ".{}", ("conv1", "conv2"), ("conv1", "conv2"))
                 | _ups(stages, ups, start=1)
                 | {"conv_hr": hr, "conv_out": "conv_last"},
-                {"mid": "none", "hr_conv": True, "base": "bilinear"},
+                {"kernel": 3, "mid": "none", "hr_conv": True, "base": "bilinear"},
                 slopes,
             )
     return None
@@ -163,7 +193,7 @@ def _kair(names: Collection[str]) -> Layout | None:
         | {"conv_mid": f"model.1.sub.{n}"}
         | {f"up{i}_conv": f"model.{k}" for i, k in enumerate(ups)}
         | {"conv_hr": f"model.{hr}", "conv_out": f"model.{out}"},
-        {"hr_conv": True, "upsample": "nearest" if nearest else "shuffle"},
+        {"kernel": 3, "hr_conv": True, "upsample": "nearest" if nearest else "shuffle"},
         {"prelu_in": 1.0, "prelu_hr": 0.0} | dict.fromkeys(activations, 0.0),
         no_bias=("conv_out",),
         guessed=("the activation is ReLU (act_mode='R')",)

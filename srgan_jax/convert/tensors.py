@@ -5,9 +5,11 @@ What a file is, its content tells, never its name. Nothing in a file is ever exe
 
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import safetensors
@@ -44,10 +46,11 @@ def read(path: str | os.PathLike) -> Tensors:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    form, reader = _reader(path, head)
+    form = "a zip file"
     try:
+        form, reader = _reader(path, head)
         return reader(path)
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except Exception as error:  # of damaged files the parsers raise anything
         raise UserError(
@@ -107,17 +110,53 @@ def _read_npz(path: str | os.PathLike) -> Tensors:
         return Tensors("NumPy", {"": dict(file)}, {})
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers, and refuses anything else."""
+class _PickledArray:
+    """What stands for an array while it is unpickled; NumPy's own classes trust their state."""
 
-    ALLOWED = frozenset(
-        (f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")
-    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+    def __init__(self, *_: Any) -> None:
+        self.content: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, list):  # of objects
+            self.content = data[0] if shape == () else data
+            return
+        if isinstance(data, str):  # of Python 2
+            data = data.encode("latin1")
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        self.content = np.frombuffer(data, dtype.numpy()).reshape(shape, order=order).copy()
+
+
+class _PickledType:
+    """What stands for a dtype: its code, and the order of its bytes."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype:
+        if not re.fullmatch(r"[fiu][1248]", self.code) or self.order not in "<>|=":
+            raise pickle.UnpicklingError(f"it holds an array of {self.code!r}")
+        return np.dtype(self.order + self.code)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds arrays of numbers and plain containers, and refuses anything else."""
+
+    STANDS_FOR: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _PickledType,
+        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, not only arrays")
-        return super().find_class(module, name)
+        if (module, name) not in self.STANDS_FOR:
+            raise UserError(f"it holds {module}.{name}, not only arrays, and is not run")
+        return self.STANDS_FOR[module, name]
 
 
 def _read_npy(path: str | os.PathLike) -> Tensors:
@@ -128,19 +167,21 @@ def _read_npy(path: str | os.PathLike) -> Tensors:
             version, np.lib.format.read_array_header_2_0
         )
         _, _, dtype = header(file)
-        content = None
-        if dtype.hasobject:
-            content = _ArraysOnly(file, encoding="latin1").load()
-    if isinstance(content, np.ndarray) and content.shape == ():
-        content = content.item()
-    if not isinstance(content, dict):
+        try:
+            content = _ArraysOnly(file, encoding="latin1").load() if dtype.hasobject else None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    arrays = dict(_flatten(content))
+    if not arrays:
         raise UserError(f"{path}: a single array: accepted is a dict of arrays, as vgg19.npy")
-    return Tensors("NumPy", {"": dict(_flatten(content))}, {})
+    return Tensors("NumPy", {"": arrays}, {})
 
 
 def _flatten(node: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays in nested dicts and lists, by names such as `conv1_1/0`."""
-    if isinstance(node, np.ndarray) and not node.dtype.hasobject:
+    if isinstance(node, _PickledArray):
+        yield from _flatten(node.content, name)
+    elif isinstance(node, np.ndarray) and name:
         yield name, node
     elif isinstance(node, Mapping | list | tuple):
         items = node.items() if isinstance(node, Mapping) else enumerate(node)
@@ -182,6 +223,10 @@ def _read_hdf5(path: str | os.PathLike) -> Tensors:
     return Tensors("HDF5", {"": arrays}, {})
 
 
+# How PyTorch says that a file holds more than tensors in plain containers.
+_CODE = ("Unsupported", "not an allowed global", "legacy .tar", "TorchScript")
+
+
 def _read_pytorch(path: str | os.PathLike) -> Tensors:
     try:
         import torch
@@ -190,10 +235,12 @@ def _read_pytorch(path: str | os.PathLike) -> Tensors:
             f"{path}: of PyTorch, which is needed to read it: pip install -e .[convert]"
         ) from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())
-        if "Unsupported" not in reason and "not an allowed global" not in reason:
+        with warnings.catch_warnings():  # of pickles that are not PyTorch's, which it then refuses
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error)
+        if not any(sign in reason for sign in _CODE):
             raise
         raise UserError(
             f"{path}: holds pickled Python code, which is not run: in the program that wrote it,"

@@ -1,6 +1,6 @@
 """Converted networks against what they were made from, on a random input."""
 
-import pathlib
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +16,11 @@ from srgan_jax.models.generator import STAGES, Generator
 from srgan_jax.state import Variables
 from srgan_jax.weights import Exported
 
+_EXTRA = "pip install -e .[convert]"
+
+# GPUs and TPUs multiply float32 in fewer bits, unless asked.
+_EXACT = jax.default_matmul_precision("highest")
+
 SIZES = ((1, 24, 31, 3), (2, 17, 12, 3))
 """Of the random LR images, NHWC."""
 
@@ -24,7 +29,7 @@ def _torch(what: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"--verify: {what} needs PyTorch: pip install -e .[convert]") from error
+        raise UserError(f"--verify: {what} needs PyTorch: {_EXTRA}") from error
     return torch
 
 
@@ -55,6 +60,9 @@ def generator_difference(found: generators.Found, lr_image: np.ndarray) -> float
             factors=STAGES[generator.scale],
             **arguments,
         )
+    for key, module in peer.named_modules():  # one slope, or one for each channel
+        if isinstance(module, torch.nn.PReLU):
+            module.weight = torch.nn.Parameter(torch.zeros(found.arrays[f"{key}.weight"].shape))
     peer.load_state_dict({key: torch.from_numpy(x.copy()) for key, x in found.arrays.items()})
     x = lr_image
     if generator.input == "imagenet" and name != "SRResNet":  # there it is done outside
@@ -66,7 +74,9 @@ def generator_difference(found: generators.Found, lr_image: np.ndarray) -> float
         theirs = theirs * ranges.IMAGENET_DEVIATION + ranges.IMAGENET_MEAN
     elif found.layout.output == "signed":
         theirs = theirs / 2 + 0.5
-    ours = jax.jit(lambda x: generator.apply(found.variables.as_flax(), x, train=False))(lr_image)
+    apply = jax.jit(lambda x: generator.apply(found.variables.as_flax(), x, train=False))
+    with _EXACT:
+        ours = apply(lr_image)
     return float(np.abs(np.asarray(ours, np.float64) / 2 + 0.5 - theirs).max())
 
 
@@ -83,7 +93,8 @@ def vgg19_differences(found: vgg19.Found, image: np.ndarray) -> dict[str, float]
     layers = vgg.LAYERS[: vgg.LAYERS.index(list(found.convolutions)[-1]) + 2]
     source = found.source
     network = vgg.VGG19(layers, source.normalisation)
-    ours: Any = network.apply({"params": found.params()}, image)
+    with _EXACT:
+        ours: Any = network.apply({"params": found.params()}, image)
     pixels = (image.astype(np.float64) + 1) * 127.5
     x = (pixels - source.normalisation.mean) / source.normalisation.deviation
     x = (x[..., ::-1] if source.bgr else x).astype(np.float32)
@@ -106,27 +117,28 @@ def vgg19_differences(found: vgg19.Found, image: np.ndarray) -> dict[str, float]
     return differences
 
 
-def export_runner(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """An exported file as a function of NHWC images in [0, 1], and what runs it."""
-    if path.suffix == ".onnx":
+def export_runner(data: bytes, ending: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """An export as a function of NHWC images, from [0, 1] to [0, 1], clipped, and what runs it.
+
+    Raises: UserError where what runs it is not installed.
+    """
+    if ending == ".onnx":
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError(
-                "--verify: running ONNX needs onnxruntime: pip install -e .[convert]"
-            ) from error
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            raise UserError(f"--verify: running ONNX needs onnxruntime: {_EXTRA}") from error
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
         def run_onnx(x: np.ndarray) -> np.ndarray:
             (sr,) = session.run(None, {"input": x.transpose(0, 3, 1, 2)})
             return sr.transpose(0, 2, 3, 1)
 
         return run_onnx, "onnxruntime"
-    if path.suffix == ".pth":
+    if ending == ".pth":
         torch = _torch("running a state dict")
         from srgan_jax.convert.srresnet import SRResNet
 
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(io.BytesIO(data), weights_only=True)
         network = SRResNet(**saved["architecture"])
         network.load_state_dict(saved["state_dict"])
         network.eval()
@@ -134,20 +146,25 @@ def export_runner(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray
         def run_torch(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():
                 sr = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-            return sr.transpose(0, 2, 3, 1) / 2 + 0.5
+            return np.clip(sr.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
 
         return run_torch, "PyTorch"
-    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    exported = jax.export.deserialize(bytearray(data))
     return lambda x: np.asarray(exported.call(x)), "jax.export"
 
 
 def export_difference(
-    path: pathlib.Path, generator: Generator, variables: Variables, lr_image: np.ndarray
+    data: bytes, ending: str, generator: Generator, variables: Variables, lr_image: np.ndarray
 ) -> float:
-    """The largest difference of SR in [0, 1], clipped, between an exported file and Flax."""
-    runner, _ = export_runner(path)
-    flax = jax.jit(exports.to_unit_image(generator, variables))(lr_image)
-    return float(np.abs(np.clip(runner(lr_image), 0, 1) - np.asarray(flax)).max())
+    """The largest difference of SR in [0, 1], clipped, between an export and Flax.
+
+    Raises: UserError where what runs it is not installed.
+    """
+    runner, _ = export_runner(data, ending)
+    with _EXACT:
+        theirs = runner(lr_image)
+        ours = jax.jit(exports.to_unit_image(generator, variables))(lr_image)
+    return float(np.abs(theirs - np.asarray(ours)).max())
 
 
 def source(found: generators.Found | None, vgg: vgg19.Found | None) -> list[str]:
@@ -171,11 +188,11 @@ def source(found: generators.Found | None, vgg: vgg19.Found | None) -> list[str]
     return []
 
 
-def export(path: pathlib.Path, exported: Exported) -> str:
-    """What the comparison of an exported file gives, in words. Raises: UserError."""
-    _, runs = export_runner(path)
+def export(data: bytes, ending: str, exported: Exported) -> str:
+    """What the comparison of an export gives, in words. Raises: UserError."""
+    _, runs = export_runner(data, ending)
     largest = max(
-        export_difference(path, exported.generator, exported.variables, image)
+        export_difference(data, ending, exported.generator, exported.variables, image)
         for image in random_images()
     )
     _require(largest, 1e-4, "SR")

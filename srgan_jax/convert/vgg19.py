@@ -23,7 +23,7 @@ HEADER = "srgan_jax_vgg19"
 FORMAT = 1
 
 ACCEPTED = (
-    "accepted is ImageNet VGG19 of torchvision (.pth), timm (.safetensors), Keras (.h5),"
+    "ImageNet VGG19 of torchvision (.pth), timm (.safetensors), Keras (.h5),"
     " MatConvNet (.mat), vgg19.npy, an .npz with block1_conv1.kernel and so on, or what"
     " python -m srgan_jax.convert wrote"
 )
@@ -77,11 +77,21 @@ SOURCES = (
 )
 
 
+# Sums of the absolute values of Oxford's first kernel, by input channel, R, G, B. Its weights are
+# found under other programs' names too, where nothing else tells what their input is.
+_OXFORD = (90.86638, 99.44836, 80.12012)
+
+
 class Found(NamedTuple):
-    """VGG19 as a file has it: `convolutions` are (kernel, bias) in the source's own layout."""
+    """VGG19 as a file has it: `convolutions` are (kernel, bias) in the source's own layout.
+
+    `recognised`: whether the weights are known to be Oxford's; else the order of channels and the
+    normalisation are what is usual for that form of file.
+    """
 
     source: Source
     convolutions: dict[str, tuple[np.ndarray, np.ndarray]]
+    recognised: bool = False
 
     def params(self) -> Params:
         """As `vgg.VGG19` takes them: kernels [3, 3, in, out], float32, the first one's in RGB."""
@@ -101,15 +111,30 @@ def find(path: str | os.PathLike, held: tensors.Tensors) -> Found | None:
 
     Raises: UserError where it is another VGG, or its tensors are not what VGG19 has.
     """
+    is_ours = held.form == "safetensors" and HEADER in held.metadata
+    sources = (_own(path, held.metadata),) if is_ours else SOURCES
     for arrays in held.groups.values():
-        for source in (_own(path, held.metadata),) if HEADER in held.metadata else SOURCES:
+        for source in sources:
             located: dict[str, list[str]] = {}
             for name in arrays:
                 if convolution := source.locate(name):
                     located.setdefault(convolution, []).append(name)
             if "conv1_1" in located:
-                return Found(source, _convolutions(path, arrays, located, source.layout))
+                convolutions = _convolutions(path, arrays, located, source.layout)
+                return _with_what_is_known(Found(source, convolutions))
     return None
+
+
+def _with_what_is_known(found: Found) -> Found:
+    """Oxford's weights have Oxford's input, whatever the form of the file."""
+    kernel, _ = found.convolutions["conv1_1"]
+    axes = (0, 2, 3) if found.source.layout == "OIHW" else (0, 1, 3)
+    sums = np.abs(kernel.astype(np.float64)).sum(axes)
+    for bgr, expected in ((False, _OXFORD), (True, _OXFORD[::-1])):
+        if np.allclose(sums, expected, rtol=1e-4):
+            source = found.source._replace(bgr=bgr, normalisation=vgg.CAFFE)
+            return found._replace(source=source, recognised=True)
+    return found
 
 
 def _own(path: str | os.PathLike, metadata: dict[str, str]) -> Source:
@@ -135,7 +160,9 @@ def _convolutions(
     if others or there != sorted(there, reverse=True):
         gap = vgg.CONVOLUTIONS[there.index(False)] if False in there else ""
         why = f"it has {others[0]}" if others else f"it has no {gap}, but deeper layers"
-        raise UserError(f"{path}: a VGG, but not VGG19 without BatchNorm: {why}; {ACCEPTED}")
+        raise UserError(
+            f"{path}: a VGG, but not VGG19 without BatchNorm: {why}; accepted is {ACCEPTED}"
+        )
     convolutions = {}
     inputs = 3
     for name in vgg.CONVOLUTIONS[: sum(there)]:
@@ -168,20 +195,6 @@ def save(path: str | os.PathLike, found: Found) -> None:
         aside.write_bytes(safetensors.numpy.save(arrays, metadata={HEADER: json.dumps(header)}))
 
 
-def _downloaded(name: str) -> os.PathLike:
-    """The converted file of a download, made once and kept in the cache."""
-    cached = download.cache_folder() / f"vgg19_{name}.safetensors"
-    if cached.exists():
-        return cached
-    path = DOWNLOADS[name]()
-    found = find(path, tensors.read(path))
-    if found is None:
-        raise UserError(f"{path}: no VGG19: {ACCEPTED}")
-    with download.locked(cached):
-        save(cached, found)
-    return cached
-
-
 def load(given: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
     """The network for these layers, and its parameters.
 
@@ -197,14 +210,14 @@ def load(given: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
             f" give a file, or {' or '.join(DOWNLOADS)} to download it, or a variant without it,"
             " such as --config=configs/srgan.py:mse"
         )
-    path = _downloaded(given) if given in DOWNLOADS else given
+    path = DOWNLOADS[given]() if given in DOWNLOADS else given
     named = f"config.vgg.path={given}"
     try:
         found = find(path, tensors.read(path))
     except UserError as error:
         raise UserError(f"config.vgg.path: {error}") from error
     if found is None:
-        raise UserError(f"{named}: no VGG19: {ACCEPTED}")
+        raise UserError(f"{named}: no VGG19: accepted is {ACCEPTED}")
     needed = vgg.convolutions_needed(layers)
     missing = [name for name in needed if name not in found.convolutions]
     if missing:

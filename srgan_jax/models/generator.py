@@ -15,6 +15,22 @@ BN_EPSILON = 1e-5
 # The factors of the enlarging stages that make up a scale.
 STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 
+# The values that switches may have.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "scale": tuple(STAGES),
+    "kernel": (9, 3),
+    "norm": ("batch", "none"),
+    "activation": ("prelu", "swish"),
+    "prelu": ("shared", "channel"),
+    "mid": ("norm", "prelu", "none"),
+    "upsample": ("shuffle", "nearest"),
+    "hr_conv": (False, True),
+    "input": ("unit", "imagenet"),
+    "output": ("linear", "tanh"),
+    "base": ("none", "bicubic", "bilinear"),
+    "icnr": (False, True),
+}
+
 Initializer = Callable[..., jax.Array]
 
 

@@ -1,0 +1,39 @@
+"""One layer's array as PyTorch has it and as Flax has it."""
+
+import numpy as np
+
+from srgan_jax.models.generator import STAGES, Generator
+
+# PyTorch's names, by Flax's.
+NAMES = {
+    "kernel": "weight", "bias": "bias", "slope": "weight",
+    "scale": "weight", "mean": "running_mean", "var": "running_var",
+}  # fmt: skip
+
+
+def from_torch(array: np.ndarray, generator: Generator, layer: str, leaf: str) -> np.ndarray:
+    """PyTorch's array of one of our layers as ours, float32.
+
+    Kernels [out, in, h, w] become [h, w, in, out]; channels before a pixel shuffle, ordered
+    (channel, row, column), become (row, column, channel).
+    """
+    if _is_shuffled(generator, layer):
+        split = array.reshape(-1, STAGES[generator.scale][0] ** 2, *array.shape[1:])
+        array = split.swapaxes(0, 1).reshape(array.shape)
+    if leaf == "kernel":
+        array = array.transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def to_torch(array: np.ndarray, generator: Generator, layer: str, leaf: str) -> np.ndarray:
+    """The inverse of `from_torch`."""
+    if leaf == "kernel":
+        array = array.transpose(3, 2, 0, 1)
+    if _is_shuffled(generator, layer):
+        split = array.reshape(STAGES[generator.scale][0] ** 2, -1, *array.shape[1:])
+        array = split.swapaxes(0, 1).reshape(array.shape)
+    return np.array(array)
+
+
+def _is_shuffled(generator: Generator, layer: str) -> bool:
+    return generator.upsample == "shuffle" and layer.startswith("up") and layer.endswith("_conv")

@@ -12,8 +12,6 @@ from PIL import Image
 
 from srgan_jax import resample
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SCALES = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1, 8), 2, 4, 8]
 SIZES = [(16, 24), (21, 13), (3, 5)]  # even; dividing by nothing; smaller than the kernel
 WIDEST = 70  # beyond the reach of any kernel here

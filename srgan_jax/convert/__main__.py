@@ -80,9 +80,8 @@ def _of_converted(found: generators.Found, exported: weights.Exported) -> list[t
     described += _of_generator(found.generator, exported)
     ranges = f"LR {_RANGES[found.generator.input]}, SR {_RANGES[layout.output]}"
     described.append(("value range", f"{ranges}, RGB; as ours: LR [0, 1], SR [-1, 1]"))
-    told = ", ".join(f"{name}={value}" for name, value in layout.switches.items())
-    by_code = "the value range" + (f" and {told}" if told else "")
-    described.append(("guessed", f"from the project's code, tensors do not tell: {by_code}"))
+    untold = "the value range, and what has no tensors (such as tanh), are as in its code"
+    described.append(("guessed", untold))
     return described + [("guessed", text) for text in layout.guessed]
 
 

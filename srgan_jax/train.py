@@ -159,13 +159,13 @@ def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:
     recipe = pretraining.recipe
     if config.init_from:
         exported = weights.load_generator(config.init_from)
-        differences = config_lib.differences(
-            weights.architecture(exported.generator), weights.architecture(recipe.generator)
-        )
-        if differences:
+        asked = weights.architecture(recipe.generator)
+        held = weights.architecture(exported.generator)
+        needed = [f"--config.generator.{k}={v}" for k, v in held.items() if v != asked[k]]
+        if needed:
             raise UserError(
                 f"config.init_from={config.init_from} is of another architecture than"
-                f" config.generator ({'; '.join(differences)})"
+                f" config.generator: give {' '.join(needed)}"
             )
         variables = exported.variables
     else:

@@ -191,7 +191,7 @@ def test_tensors_that_are_missing_too_many_or_wrong_are_named(name, torch, tmp_p
     # Without the few that a layout is known by, the file is of none.
     assert named >= len(whole) / 2
     torch.save(whole | {"extra.weight": torch.ones(3)}, path)
-    assert "tensors that it has not: extra.weight" in refused(path)
+    assert "which has no extra.weight" in refused(path)
 
 
 def test_lornatangs_tanh_is_refused_by_name(torch, tmp_path):
@@ -216,6 +216,21 @@ def test_an_architecture_that_there_is_not(changes, says, torch, tmp_path):
     saved = torch.load(io.BytesIO(exports.to_pytorch(*random_generator({}))), weights_only=True)
     torch.save(saved | {"architecture": saved["architecture"] | changes}, tmp_path / "g.pth")
     assert says in refused(tmp_path / "g.pth")
+
+
+def test_our_state_dict_without_its_architecture(torch, tmp_path):
+    saved = torch.load(io.BytesIO(exports.to_pytorch(*random_generator({}))), weights_only=True)
+    torch.save(saved["state_dict"], tmp_path / "g.pth")
+    assert "but has no architecture: save" in refused(tmp_path / "g.pth")
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".stablehlo"])
+def test_what_is_only_written_is_not_read(ending, tmp_path):
+    pytest.importorskip(LIBRARY[ending])
+    path = tmp_path / "export"
+    path.write_bytes(command.WRITERS[ending](*random_generator({})))
+    message = refused(path)
+    assert ("ONNX, which is not read" if ending == ".onnx" else "an unknown kind") in message
 
 
 def test_another_kernel_size_than_the_projects(torch, tmp_path):

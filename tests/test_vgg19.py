@@ -319,7 +319,7 @@ def change(name, array):
         (change("features.0.weight", np.ones((64, 64, 3, 3), np.float32)), "not (64, 3, 3, 3)"),
         (change("features.2.bias", np.ones(3, np.float32)), "features.2.bias is (3,), not (64,)"),
         (change("features.2.bias", np.full(64, np.nan, np.float32)), "not finite"),
-        (change("features.0.bias", np.ones((1, 64), np.float32)), "not a kernel and a bias"),
+        (change("features.0.bias", np.ones((1, 64), np.float32)), "a kernel and a bias are wanted"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(write, says, tmp_path):
@@ -338,6 +338,7 @@ def write_bytes(data):
         (write_bytes(b"\n<!DOCTYPE html><html>404</html>"), "a web page: the download failed"),
         (write_bytes(b"\x1f\x8b rest"), "unpack it"),
         (write_bytes(b"MATLAB 7.3 MAT-file, Platform"), "save it with -v7"),
+        (write_bytes(b"\x89PNG\r\n"), "looks like a picture"),
         (write_bytes(bytes(range(40, 256))), "a file of an unknown kind"),
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda path: np.save(path.open("wb"), np.ones(3)), "a single array"),
@@ -385,6 +386,35 @@ class Evil:
 
     def __reduce__(self):
         return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_and_blocked_functions(tmp_path):
+    """What PyTorch says of them would have the user switch its safety off."""
+    torch = pytest.importorskip("torch", reason="writes PyTorch's form")
+
+    class System:
+        def __reduce__(self):
+            return os.system, ("exit",)
+
+    assert "is not run" in refused(tmp_path / "a", lambda path: torch.save({"x": System()}, path))
+    script = torch.jit.script(torch.nn.Conv2d(3, 3, 3))
+    assert "is not run" in refused(tmp_path / "b", lambda path: torch.jit.save(script, str(path)))
+
+
+def test_a_generator_of_ours_is_no_vgg19(tmp_path):
+    from srgan_jax import weights
+    from srgan_jax.models.generator import Generator
+    from srgan_jax.state import Variables
+
+    generator = Generator(blocks=1, channels=2)
+    save = functools.partial(
+        weights.save_generator,
+        generator=generator,
+        variables=Variables({"block1_conv1": {"kernel": np.ones((3, 3, 3, 64))}}, {}),
+        training={},
+    )
+    assert "no VGG19" in refused(tmp_path / "g.safetensors", save)
 
 
 @pytest.mark.parametrize("form", [".pth", "old .pth", ".npy"])

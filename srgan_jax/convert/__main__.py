@@ -118,6 +118,8 @@ def _of_vgg19(found: vgg19.Found) -> list[tuple[str, str]]:
     ]
     if found.recognised:
         return [*described, ("recognised", "Oxford's ImageNet weights, by their first kernel")]
+    if found.source.name == vgg19.OURS.name:
+        return described
     return [*described, ("guessed", "the value range, which is the usual one of such files")]
 
 

@@ -57,7 +57,12 @@ def find(path: str | os.PathLike, held: Tensors) -> Found | None:
 
 def _recognise(arrays: Arrays, metadata: Mapping[str, Any]) -> Layout | None:
     """Whose generator the tensors are; None for nobody's."""
-    if "conv_in.weight" in arrays and isinstance(metadata.get("architecture"), dict):
+    if "conv_in.weight" in arrays and "block0_conv1.weight" in arrays:
+        if not isinstance(metadata.get("architecture"), dict):
+            raise UserError(
+                "looks like srgan_jax's generator in PyTorch, but has no architecture: save"
+                ' {"architecture": ..., "state_dict": ...} as it was exported'
+            )
         return ours(arrays, metadata["architecture"])
     return next(filter(None, (recognise(arrays) for recognise in LAYOUTS)), None)
 
@@ -116,7 +121,7 @@ def _convert(layout: Layout, arrays: Arrays) -> tuple[Generator, Variables]:
     surplus = sorted(arrays.keys() - used)
     if surplus:
         raise UserError(
-            f"looks like {layout.project}, but has tensors that it has not: {some(surplus)}"
+            f"looks like {layout.project}, which has no {some(surplus)}: give its own file"
         )
     if generator.output == "linear":  # tanh is in [-1, 1] as it is
         last = _to_signed(trees["params"]["conv_out"], layout.output, generator.base != "none")
@@ -130,7 +135,7 @@ def _architecture(layout: Layout, arrays: Arrays) -> Generator:
     def kernel_shape(layer: str) -> tuple[int, ...]:
         name = f"{layout.modules[layer]}.weight"
         if name not in arrays:
-            raise UserError(f"looks like {layout.project}, but has no {name}")
+            raise UserError(f"looks like {layout.project}, but has no {name}: give its whole file")
         if arrays[name].ndim != 4 or 0 in arrays[name].shape:
             raise UserError(f"{name} is {arrays[name].shape}: not a convolution's kernel")
         return arrays[name].shape
@@ -179,7 +184,7 @@ def _checked(
     """A tensor of theirs, for an array of ours of that shape. Raises: UserError."""
     array = arrays.get(name)
     if array is None:
-        raise UserError(f"looks like {layout.project}, but has no {name}")
+        raise UserError(f"looks like {layout.project}, but has no {name}: give its whole file")
     theirs = tuple(shape[i] for i in (3, 2, 0, 1)) if leaf == "kernel" else shape
     if leaf == "slope" and array.shape == (1,):  # shared here, for each channel elsewhere
         array = np.broadcast_to(array, theirs)

@@ -86,14 +86,18 @@ def _reader(
     looks = "a file of an unknown kind"
     if not head:
         looks = "an empty file"
-    elif head.lstrip()[:1] == b"<":
+    elif head.lstrip()[:2].lower() in (b"<!", b"<h", b"<?"):
         looks = "a web page: the download failed"
     elif head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z", b"Rar!")):
         looks = "a packed archive: unpack it first"
     elif head.startswith(b"MATLAB 7.3"):
         looks = "MATLAB 7.3's: save it with -v7"
-    elif b"onnx" in head or b"pytorch" in head[:64]:
-        looks = "ONNX: give the weights that it was made from"
+    elif head[:1] == b"\x08" and any(
+        maker in head for maker in (b"onnx", b"pytorch", b"srgan_jax")
+    ):
+        looks = "ONNX, which is not read: give the weights that it was made from"
+    elif head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*", b"MM")):
+        looks = "a picture"
     elif all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         looks = "text"
     raise UserError(f"{path}: looks like {looks}; accepted are {ACCEPTED}")
@@ -211,7 +215,7 @@ def _read_hdf5(path: str | os.PathLike) -> Tensors:
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"{path}: of HDF5, which needs h5py: pip install -e .[vgg]") from error
+        raise UserError(f"{path}: of HDF5, to be read with h5py: pip install -e .[vgg]") from error
     arrays: Arrays = {}
 
     def visit(name: str, node: Any) -> None:
@@ -224,7 +228,7 @@ def _read_hdf5(path: str | os.PathLike) -> Tensors:
 
 
 # How PyTorch says that a file holds more than tensors in plain containers.
-_CODE = ("Unsupported", "not an allowed global", "legacy .tar", "TorchScript")
+_CODE = ("Unsupported", "unsupported", "not an allowed global", "legacy .tar", "TorchScript")
 
 
 def _read_pytorch(path: str | os.PathLike) -> Tensors:
@@ -232,7 +236,7 @@ def _read_pytorch(path: str | os.PathLike) -> Tensors:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path}: of PyTorch, which is needed to read it: pip install -e .[convert]"
+            f"{path}: of PyTorch, to be read with PyTorch: pip install -e .[convert]"
         ) from error
     try:
         with warnings.catch_warnings():  # of pickles that are not PyTorch's, which it then refuses

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from srgan_jax import files
+from srgan_jax import files, weights
 from srgan_jax.convert import download, tensors
 from srgan_jax.errors import UserError, some
 from srgan_jax.models import vgg
@@ -71,7 +71,7 @@ OURS = Source("srgan_jax's", _by_name(r"conv(\d)_(\d)/(?:kernel|bias)"), "HWIO",
 
 SOURCES = (
     Source("torchvision's or timm's", _by_number, "OIHW", False, vgg.TORCH),
-    Source("Keras'", _by_name(r"(?:.*/)?block(\d)_conv(\d)[/.].*"), "HWIO", True, vgg.CAFFE),
+    Source("Keras'", _by_name(r"(?:.*/)?block([1-9])_conv(\d)[/.].*"), "HWIO", True, vgg.CAFFE),
     Source("MatConvNet's", _by_name(r"conv(\d)_(\d)/(?:filters|biases)"), "HWIO", False, vgg.CAFFE),
     Source("vgg19.npy's", _by_name(r"conv(\d)_(\d)/[01]"), "HWIO", True, vgg.CAFFE),
 )
@@ -111,6 +111,8 @@ def find(path: str | os.PathLike, held: tensors.Tensors) -> Found | None:
 
     Raises: UserError where it is another VGG, or its tensors are not what VGG19 has.
     """
+    if weights.HEADER in held.metadata:  # a generator of ours
+        return None
     is_ours = held.form == "safetensors" and HEADER in held.metadata
     sources = (_own(path, held.metadata),) if is_ours else SOURCES
     for arrays in held.groups.values():
@@ -169,7 +171,9 @@ def _convolutions(
         outputs = vgg.STAGES[int(name[4]) - 1][1]
         keys = sorted(located[name], key=lambda key: arrays[key].ndim)
         if [arrays[key].ndim for key in keys] != [1, 4]:
-            raise UserError(f"{path}: {name} has {some(keys)}, not a kernel and a bias")
+            raise UserError(
+                f"{path}: of {name} it has {some(keys)}: a kernel and a bias are wanted"
+            )
         shape = (outputs, inputs, 3, 3) if layout == "OIHW" else (3, 3, inputs, outputs)
         for key, wanted in zip(keys, ((outputs,), shape), strict=True):
             if arrays[key].shape != wanted:

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever has the final name."""
+"""Where files go, and writing them so that nothing half-written ever has the final name."""
 
 import contextlib
 import hashlib
@@ -7,6 +7,14 @@ import pathlib
 from collections.abc import Iterator
 
 from srgan_jax.errors import UserError, first_line
+
+
+def cache_folder() -> pathlib.Path:
+    """`$XDG_CACHE_HOME/srgan_jax`, or `~/.cache/srgan_jax`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # XDG's specification: one that is relative is ignored
+        base = os.path.expanduser("~/.cache")
+    return pathlib.Path(base, "srgan_jax")
 
 
 @contextlib.contextmanager

@@ -59,7 +59,8 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
             with Image.open(path) as image:
                 deep = ";16" in str(image.tile)  # Pillow reduces 16-bit colour without a word
                 image.load()
-                pixels, note = to_rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels, note = to_rgb(image)
                 return pixels, note or ("16-bit colour, reduced to 8" if deep else "")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -90,7 +91,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
         return np.repeat(gray[:, :, None], 3, axis=2), note
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette's transparency is no colour
-    return np.asarray(image.convert("RGB")), note
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), note
 
 
 def write(path: str | os.PathLike, pixels: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from srgan_jax import files
 from srgan_jax.convert import download
 from srgan_jax.errors import UserError
 
@@ -175,7 +176,7 @@ def refused(url: str, *words: str) -> str:
     assert "\n" not in message
     assert len(message) < 600
     assert message.startswith(f"{WHAT}: ")
-    path = download.cache_folder() / "weights.h5"
+    path = files.cache_folder() / "weights.h5"
     for word in (*words, url, f"md5 {MD5}", f"put it at {path}"):
         assert word in message
     return message
@@ -193,13 +194,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_the_cache_folder(monkeypatch, tmp_path, folder):
-    assert download.cache_folder() == folder
+    assert files.cache_folder() == folder
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for ignored in ("", "relative/folder"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert download.cache_folder() == tmp_path / "home" / ".cache" / "srgan_jax"
+        assert files.cache_folder() == tmp_path / "home" / ".cache" / "srgan_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert download.cache_folder() == tmp_path / "home" / ".cache" / "srgan_jax"
+    assert files.cache_folder() == tmp_path / "home" / ".cache" / "srgan_jax"
 
 
 def test_a_file_is_downloaded_once_and_quietly(serve, folder, capfd):

@@ -17,7 +17,8 @@ import pytest
 import safetensors.numpy
 import scipy.io
 
-from srgan_jax.convert import download, tensors, verify, vgg19
+from srgan_jax import files
+from srgan_jax.convert import tensors, verify, vgg19
 from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
 
@@ -544,7 +545,7 @@ def test_without_network_the_line_says_what_to_do(served, tmp_path, monkeypatch)
     assert "\n" not in message
 
     # Put there by hand, it is taken.
-    folder = download.cache_folder()
+    folder = files.cache_folder()
     (folder / "vgg19.h5").write_bytes((tmp_path / "served" / "vgg19.h5").read_bytes())
     vgg19.load("keras", LAYERS)
     assert served == []

@@ -12,20 +12,13 @@ import urllib.request
 
 import tqdm
 
+from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 
 TIMEOUT = 30
 """Seconds that a server may take to connect, and then to send anything at all."""
 
 _EXTRA = "pip install -e .[vgg]"
-
-
-def cache_folder() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/srgan_jax`, or `~/.cache/srgan_jax`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # XDG's specification: one that is relative is ignored
-        base = os.path.expanduser("~/.cache")
-    return pathlib.Path(base, "srgan_jax")
 
 
 def fetch(url: str, md5: str, *, what: str) -> pathlib.Path:
@@ -43,7 +36,7 @@ def fetch(url: str, md5: str, *, what: str) -> pathlib.Path:
     Raises: UserError where it cannot be downloaded, checked or kept, with the way to do without
       network. Then nothing has the final name that did not have it before.
     """
-    folder = cache_folder()
+    folder = files.cache_folder()
     path = folder / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
     found = _md5(path)
     if found == md5:

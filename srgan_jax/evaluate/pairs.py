@@ -3,13 +3,13 @@
 import collections
 import dataclasses
 import pathlib
-import re
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from srgan_jax import images
+from srgan_jax.data import pairing
 from srgan_jax.data.degradation import Degradation, degrade
 from srgan_jax.errors import UserError, some
 
@@ -142,37 +142,16 @@ def _list(flag: str, folder: str) -> Files:
         below = sorted({str(file.parent) for file in images.find(path)})
         hint = f"; there are some in {some(below)}" if below else ""
         raise UserError(f"{flag}: holds no pictures ({' '.join(images.SUFFIXES)}){hint}")
-    stems: Files = {}
-    for file in files:
-        other = stems.setdefault(file.stem, file)
-        if other is not file:
-            raise UserError(f"{flag}: {other.name} and {file.name} have one name: remove one")
-    return stems
+    stems = pairing.by_stem(flag, [file.name for file in files])
+    return {stem: path / name for stem, name in stems.items()}
 
 
 def _match(flag: str, folder: str, hr: Files, hr_folder: str, scale: int) -> Files:
-    """The pictures of a folder by the stems of the HR pictures that they belong to.
-
-    A name may go on after the HR picture's: `babyx4`, `baby_SRGAN` belong to `baby`.
-    """
+    """The pictures of a folder by the stems of the HR pictures that they belong to."""
     found = _list(flag, folder)
-    ending = re.compile(rf"(x{scale})?([_\-. ].*)?")
+    matched = pairing.match(flag, _names(found), _names(hr), hr_folder, scale)
+    return {stem: found[other] for stem, other in matched.items()}
 
-    def owner(stem: str) -> str | None:
-        fitting = [s for s in hr if stem.startswith(s) and ending.fullmatch(stem[len(s) :])]
-        return max(fitting, key=len, default=None)
 
-    matched: Files = {}
-    odd = []
-    for stem, file in found.items():
-        belongs = owner(stem)
-        if belongs is None:
-            odd.append(file.name)
-        elif matched.setdefault(belongs, file) is not file:
-            raise UserError(f"{flag}: {matched[belongs].name} and {file.name} are both {belongs}")
-    missing = [hr[stem].name for stem in hr if stem not in matched]
-    reasons = [f"nothing for {some(missing)}"] if missing else []
-    reasons += [f"no HR picture for {some(odd)}"] if odd else []
-    if reasons:
-        raise UserError(f"{flag} does not pair with {hr_folder}: {'; '.join(reasons)}")
-    return matched
+def _names(given: Files) -> dict[str, str]:
+    return {stem: file.name for stem, file in given.items()}

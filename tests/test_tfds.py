@@ -143,7 +143,9 @@ def test_two_at_once_download_once(site):
 
 
 def test_readers_decode_when_called_on_any_thread(site):
-    readers = tfds.data_source("div2k", "train", str(site.data_dir), "data") * 20
+    pictures, files = tfds.data_source("div2k", "train", str(site.data_dir), "data")
+    assert [file.is_file() for file in files] == [True] * 3
+    readers = pictures * 20
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for (name, _), (image, note) in zip(
             readers, pool.map(lambda reader: reader[1](), readers), strict=True

@@ -4,9 +4,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import tqdm
@@ -20,6 +22,13 @@ BUILTIN_TRAIN = (
     "stereo_motorcycle",
 )  # fmt: skip
 BUILTIN_HELD_OUT = ("astronaut",)
+
+WINDOW = 4  # pictures that are read ahead, for each core
+
+Reader = Callable[[], tuple[np.ndarray, str]]  # as `images.read`
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +46,21 @@ class Pictures:
         """Differs where pictures were added, removed, renamed, or changed in size."""
         told = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """Pictures that were found and not read yet.
+
+    Attributes:
+      label: the source, for messages.
+      pictures: each a name, and what reads and decodes it, on any thread.
+      files: what holds the pictures on disk, by name.
+    """
+
+    label: str
+    pictures: Sequence[tuple[str, Reader]]
+    files: dict[str, pathlib.Path]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,109 +98,168 @@ def load(
 
     Raises: UserError where the source is not there, has damaged files, or nothing large enough.
     """
+    listing = find(source=source, path=path, split=split, dataset=dataset, key=key)
+    tally = Tally(listing.label, min_size, damaged, key)
+    found = in_order(attempt, listing.pictures, progress, "reading pictures")
+    kept = [item for item in found if tally.keep(item)]
+    return Pictures(
+        names=tuple(item.name for item in kept),
+        images=tuple(item.image for item in kept if item.image is not None),
+        summary=tally.summary(),
+    )
+
+
+def find(*, source: str, path: str, split: str, dataset: str, key: str) -> Listing:
+    """The pictures of a source, none of them read. Arguments and errors as for `load`."""
     if source == "builtin":
-        label, found = "built-in photographs", _builtin(split)
-    elif source == "folder":
-        label, found = str(path), _folder(path, key, progress)
-    elif source == "tfds":
+        return Listing("built-in photographs", _builtin(split), {})
+    if source == "folder":
+        return _folder(path, key)
+    if source == "tfds":
         from srgan_jax.data import tfds  # optional: needs an extra
 
-        label = f"tensorflow-datasets {dataset}/{split}"
-        found = _decode(tfds.data_source(dataset, split, path, key), progress)
-    else:
-        raise ValueError(f"unknown source {source!r}")
-    return _check(label, found, min_size, damaged, key)
+        pictures, records = tfds.data_source(dataset, split, path, key)
+        files = {str(file): file for file in records}
+        return Listing(f"tensorflow-datasets {dataset}/{split}", pictures, files)
+    raise ValueError(f"unknown source {source!r}")
 
 
-def _builtin(split: str) -> Iterable[Found]:
+def _builtin(split: str) -> list[tuple[str, Reader]]:
     import skimage.data
 
+    def reader(image: np.ndarray) -> Reader:
+        image = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+        return lambda: (image, "")
+
+    pictures = []
     for name in BUILTIN_TRAIN if split == "train" else BUILTIN_HELD_OUT:
         loaded = getattr(skimage.data, name)()
         views = loaded[:2] if isinstance(loaded, tuple) else (loaded,)  # a stereo pair
         for i, image in enumerate(views):
-            image = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
             suffix = f"_{i}" if len(views) > 1 else ""
-            yield Found(f"{name}{suffix}.png", image)
+            pictures.append((f"{name}{suffix}.png", reader(image)))
+    return pictures
 
 
-def _folder(path: str, key: str, progress: bool) -> Iterable[Found]:
+def _folder(path: str, key: str) -> Listing:
     if not path:
         raise UserError(f"{key}.source is 'folder' but {key}.path is empty: give a folder")
+    return list_folder(path, f"{key}.path={path}")
+
+
+def list_folder(path: str, where: str) -> Listing:
+    """The pictures of a folder and those below it, that messages call `where`."""
     folder = pathlib.Path(path)
     if not folder.is_dir():
-        raise UserError(f"{key}.path={path} is not a folder")
-    files = list(images.find(folder))
+        raise UserError(f"{where} is not a folder")
+    files = {str(file.relative_to(folder)): file for file in images.find(folder)}
     if not files:
         suffixes = " ".join(images.SUFFIXES)
-        raise UserError(f"{key}.path={path} holds no pictures ({suffixes}), also not deeper down")
+        raise UserError(f"{where} holds no pictures ({suffixes}), also not deeper down")
 
-    def reader(file: pathlib.Path) -> Callable[[], tuple[np.ndarray, str]]:
+    def reader(file: pathlib.Path) -> Reader:
         return lambda: images.read(file)
 
-    return _decode([(str(f.relative_to(folder)), reader(f)) for f in files], progress)
+    return Listing(str(path), [(name, reader(file)) for name, file in files.items()], files)
 
 
-def _decode(
-    readers: list[tuple[str, Callable[[], tuple[np.ndarray, str]]]], progress: bool
-) -> Iterable[Found]:
-    """Run all readers on as many threads as there are cores, keeping the order."""
+def attempt(picture: tuple[str, Reader]) -> Found:
+    """Read one picture; where it cannot be, say why."""
+    name, read = picture
+    try:
+        image, note = read()
+    except UserError as error:
+        return Found(name, None, error=str(error))
+    return Found(name, image, note)
 
-    def attempt(reader: tuple[str, Callable[[], tuple[np.ndarray, str]]]) -> Found:
-        name, read = reader
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(
+    work: Callable[[A], B], items: Sequence[A], progress: bool, what: str
+) -> Generator[B, None, None]:
+    """Run `work` on as many threads as there are cores, and give its results in order.
+
+    Args:
+      work: for one item; no more than `WINDOW` results for each core are held.
+      items: what is worked on.
+      progress: show a bar.
+      what: the bar's label.
+    """
+    rest = iter(items)
+    with (
+        concurrent.futures.ThreadPoolExecutor(cores()) as pool,
+        tqdm.tqdm(total=len(items), desc=what, unit="picture", disable=not progress) as bar,
+    ):
+        ahead = collections.deque(
+            pool.submit(work, item) for item in itertools.islice(rest, WINDOW * cores())
+        )
         try:
-            image, note = read()
-        except UserError as error:
-            return Found(name, None, error=str(error))
-        return Found(name, image, note)
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm.tqdm(
-            pool.map(attempt, readers),
-            total=len(readers),
-            desc="reading pictures",
-            unit="picture",
-            disable=not progress,
-        )
+            while ahead:
+                result = ahead.popleft().result()
+                ahead.extend(pool.submit(work, item) for item in itertools.islice(rest, 1))
+                bar.update()
+                yield result
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
-def _check(label: str, found: Iterable[Found], min_size: int, damaged: str, key: str) -> Pictures:
-    """Keep what can be used, and say what was converted, left out, or stops the run."""
-    kept: list[Found] = []
-    broken: list[str] = []
-    small: list[str] = []
-    conversions: collections.Counter[str] = collections.Counter()
-    for item in found:
-        if item.image is None:
-            broken.append(item.error)
-        elif min(item.image.shape[:2]) < min_size:
-            small.append(f"{item.name} ({item.image.shape[1]}x{item.image.shape[0]})")
+class Tally:
+    """Which pictures of a source can be used, and what is said of the others."""
+
+    def __init__(self, label: str, min_size: int, damaged: str, key: str):
+        """Arguments as for `load`."""
+        self._label = label
+        self._min_size = min_size
+        self._damaged = damaged
+        self._key = key
+        self._kept = 0
+        self._pixels = 0
+        self._broken: list[str] = []
+        self._small: list[str] = []
+        self._conversions: collections.Counter[str] = collections.Counter()
+
+    def keep(self, found: Found, partner: Found | None = None) -> bool:
+        """Whether a picture, and one that it cannot do without, can be used. Both are counted."""
+        if found.image is None:
+            self._broken.append(found.error)
+        elif min(found.image.shape[:2]) < self._min_size:
+            self._small.append(f"{found.name} ({found.image.shape[1]}x{found.image.shape[0]})")
+        elif partner is not None and partner.image is None:
+            self._broken.append(partner.error)
         else:
-            kept.append(item)
-            conversions.update([item.note] if item.note else [])
-    if broken and damaged == "stop":
-        raise UserError(
-            f"{some(broken)}: mend or remove, or leave such files out with"
-            f" --config.{key}.damaged=skip"
-        )
-    if not kept and not small:
-        raise UserError(f"{label}: no picture can be read: {some(broken)}")
-    if not kept:
-        smaller_crop = ", or a smaller --config.data.crop" if key == "data" else ""
-        raise UserError(
-            f"{label}: all pictures are smaller than {min_size}x{min_size} ({some(small)}): give"
-            f" --config.{key}.path larger ones{smaller_crop}"
-        )
-    kept_images = tuple(item.image for item in kept if item.image is not None)
-    megapixels = sum(image.shape[0] * image.shape[1] for image in kept_images) / 1e6
-    summary = [f"{label}: {len(kept)} pictures, {megapixels:.1f} megapixels"]
-    summary += [f"{count} {note}" for note, count in sorted(conversions.items())]
-    if small:
-        summary.append(f"left out {len(small)} smaller than {min_size}x{min_size}: {some(small)}")
-    if broken:
-        summary.append(f"left out {len(broken)} damaged: {some(broken)}")
-    return Pictures(
-        names=tuple(item.name for item in kept),
-        images=kept_images,
-        summary="; ".join(summary),
-    )
+            self._kept += 1
+            self._pixels += found.image.shape[0] * found.image.shape[1]
+            self._conversions.update([found.note] if found.note else [])
+            return True
+        return False
+
+    def summary(self) -> str:
+        """All in one line. Raises: UserError where damaged files stop it, or none is left."""
+        broken, small, least = self._broken, self._small, self._min_size
+        if broken and self._damaged == "stop":
+            raise UserError(
+                f"{some(broken)}: mend or remove, or leave such files out with"
+                f" --config.{self._key}.damaged=skip"
+            )
+        if not self._kept and not small:
+            raise UserError(f"{self._label}: no picture can be read: {some(broken)}")
+        if not self._kept:
+            smaller_crop = ", or a smaller --config.data.crop" if self._key == "data" else ""
+            raise UserError(
+                f"{self._label}: all pictures are smaller than {least}x{least} ({some(small)}):"
+                f" give --config.{self._key}.path larger ones{smaller_crop}"
+            )
+        parts = [f"{self._label}: {self._kept} pictures, {self._pixels / 1e6:.1f} megapixels"]
+        parts += [f"{count} {note}" for note, count in sorted(self._conversions.items())]
+        if small:
+            parts.append(f"left out {len(small)} smaller than {least}x{least}: {some(small)}")
+        if broken:
+            parts.append(f"left out {len(broken)} damaged: {some(broken)}")
+        return "; ".join(parts)

@@ -3,6 +3,7 @@
 import fcntl
 import io
 import os
+import pathlib
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,7 +20,9 @@ FEATURES = ("image", "hr")  # what a data set may call its pictures; the first t
 Reader = Callable[[], tuple[np.ndarray, str]]
 
 
-def data_source(dataset: str, split: str, path: str, key: str) -> list[tuple[str, Reader]]:
+def data_source(
+    dataset: str, split: str, path: str, key: str
+) -> tuple[list[tuple[str, Reader]], list[pathlib.Path]]:
     """The pictures of a split: each a name, and what reads and decodes it, on any thread.
 
     Args:
@@ -29,6 +32,7 @@ def data_source(dataset: str, split: str, path: str, key: str) -> list[tuple[str
       path: data_dir of tensorflow-datasets, "" for its default.
       key: the config group that this comes from, for messages.
 
+    Returns: the pictures, and the files that hold their records.
     Raises: UserError where the extra, the data set, its split or its pictures are not there. So
       does a reader whose picture cannot be read.
     """
@@ -70,10 +74,11 @@ def data_source(dataset: str, split: str, path: str, key: str) -> list[tuple[str
         names = info.metadata[split]
     else:
         names = [f"{dataset}/{split}[{i}]" for i in range(len(records))]
-    return [
+    pictures = [
         (name, _reader(records, i, feature, f"{name} of {builder.data_dir}"))
         for i, name in enumerate(names)
     ]
+    return pictures, [pathlib.Path(file) for file in info.splits[split].filepaths]
 
 
 def _div2k(data_dir: str | None, instead: str) -> Any:

@@ -24,6 +24,10 @@ def paper() -> ConfigDict:
     c.data.source = "tfds"  # "builtin", "folder" or "tfds"
     c.data.path = ""  # the folder; for tfds its data_dir ("" is tfds' own default)
     c.data.dataset = "div2k"  # for tfds
+    c.data.lr_path = ""  # a folder of LR pictures that belong to those of the folder data.path;
+    # "" makes them by `data.degradation`
+    c.data.cache = ""  # folder to keep decoded pictures in, 3 bytes a pixel; "": the default one,
+    # $XDG_CACHE_HOME/srgan_jax/pictures; "none": in memory only
     c.data.batch_size = 16
     c.data.crop = 96  # side of the HR crops; the LR crops are `generator.scale` times smaller
     c.data.damaged = "stop"  # at files that cannot be read: "stop", or "skip" them
@@ -228,6 +232,12 @@ def validate(config: ConfigDict) -> None:
                 f"config.{group}.path={config[group].path} but config.{group}.source is 'builtin':"
                 f" add --config.{group}.source=folder"
             )
+    if config.data.lr_path and config.data.source != "folder":
+        raise UserError(
+            f"config.data.lr_path={config.data.lr_path} but config.data.source is"
+            f" {config.data.source!r}: add --config.data.source=folder and data.path, the folder of"
+            " the HR pictures"
+        )
     for key in _BELOW_ONE:
         require(0 <= value(key) < 1, key, "from 0 to below 1")
     for key in _ABOVE_ZERO:

@@ -283,6 +283,14 @@ def test_a_path_that_nothing_reads_is_refused():
     assert "config.data.source=folder" in refusal(edited(data__source="builtin", data__path="x"))
 
 
+@pytest.mark.parametrize("source", ["builtin", "tfds"])
+def test_lr_pictures_belong_to_a_folder(source):
+    message = refusal(edited(data__source=source, data__lr_path="x"))
+    assert message.startswith("config.data.lr_path=x but config.data.source is")
+    assert "--config.data.source=folder" in message
+    config.validate(edited(data__source="folder", data__lr_path="x"))
+
+
 def test_a_little_of_an_epoch_is_a_step_and_an_epoch_counts_every_batch():
     c = edited(gan__discriminator_updates=2)
     config.set_length(c.gan, "epochs")

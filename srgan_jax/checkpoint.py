@@ -5,18 +5,28 @@ import inspect
 import logging as stdlib_logging
 import os
 import pathlib
+import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    EveryNSteps,
+    LatestN,
+    PreservationPolicy,
+)
 
+from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.state import TrainState
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are being written
 
 
 class Checkpoints:
@@ -26,15 +36,39 @@ class Checkpoints:
     on disk otherwise comes back as a number.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int, origin: str = ""):
-        """`keep` is how many of the latest stay.
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        best: Callable[[Sequence[int]], Collection[int]] | None = None,
+        origin: str = "",
+        any_origin: bool = False,
+    ):
+        """What an interrupted save left is removed, with a warning.
 
-        `origin` tells what the run was begun with beyond its config, such as a digest of its
-        pictures; checkpoints of another origin are refused.
+        Args:
+          keep: how many of the latest stay.
+          keep_every: those whose step is a multiple of it stay too; 0: none.
+          best: of the steps that there are, those that stay too.
+          origin: what the run was begun with beyond its config, such as a digest of its
+            pictures; checkpoints of another origin are refused.
+          any_origin: they are taken instead.
         """
-        self._origin = origin
+        self._origin, self._any_origin = origin, any_origin
+        self.other_origin = False  # of what was restored
         self._directory = pathlib.Path(directory).absolute()
-        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        policies: list[PreservationPolicy] = [LatestN(keep)]
+        if keep_every:
+            policies.append(EveryNSteps(keep_every))
+        if best:
+            policies.append(Preserve(best))
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            lightweight_initialize=True,  # reads nothing of checkpoints, which may be damaged
+        )
+        self._remove_unfinished()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -42,6 +76,17 @@ class Checkpoints:
             return ocp.CheckpointManager(self._directory, options=self._options)
         except OSError as error:
             raise UserError(f"{self._directory}: cannot be used ({first_line(error)})") from error
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a process that was killed had begun to write."""
+        for folder in sorted(self._directory.glob(f"*{UNFINISHED}*")):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                reason = first_line(error)
+                raise UserError(f"{folder}: unfinished, cannot be removed ({reason})") from error
+            step = folder.name.partition(UNFINISHED)[0]
+            logging.warning("removed the unfinished save of step %s: %s", step, folder)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begin to write a checkpoint. Raises: UserError where this or the last one cannot be."""
@@ -82,8 +127,8 @@ class Checkpoints:
     def restore_latest(self, template: Callable[[bool], TrainState]) -> TrainState | None:
         """The newest whole checkpoint, or None where there is none at all.
 
-        A damaged one is moved to `damaged/` beside the checkpoints, with a warning, and the one
-        before it is tried.
+        One that is damaged, or none of this run's, is moved to `damaged/` beside the checkpoints,
+        with a warning, and the one before it is tried.
 
         Args:
           template: the abstract state (`jax.ShapeDtypeStruct`s with shardings) with the
@@ -100,7 +145,10 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file leads Orbax into
                 moved = self._set_aside(step)
                 logging.warning(
-                    "checkpoint %d is damaged (%s): moved to %s", step, first_line(error), moved
+                    "checkpoint %d is damaged, or not of this run (%s): moved to %s",
+                    step,
+                    first_line(error),
+                    moved,
                 )
         if steps or self._damaged.exists():
             raise UserError(
@@ -112,10 +160,12 @@ class Checkpoints:
     def _restore(self, step: int, template: Callable[[bool], TrainState]) -> TrainState:
         meta_only = ocp.args.Composite(meta=ocp.args.JsonRestore())
         meta = self._manager.restore(step, args=meta_only).meta
-        if meta["origin"] != self._origin:
+        if not isinstance(meta, dict) or not {"sha256", "discriminator", "origin"} <= meta.keys():
+            raise ValueError("what is told of its arrays is not there")
+        if meta["origin"] != self._origin and not self._any_origin:
             raise UserError(
                 f"{self._directory}: the run was begun with other pictures, or a part of them:"
-                " give those, or another --workdir"
+                " give those, or another --workdir, or --allow_changes to go on with these"
             )
         restored = self._manager.restore(
             step,
@@ -125,6 +175,9 @@ class Checkpoints:
         )
         if digest(jax.device_get(restored.state)) != meta["sha256"]:
             raise ValueError("its arrays are not those that were saved")
+        if int(restored.state.step) != step:
+            raise ValueError(f"it was saved as step {int(restored.state.step)}")
+        self.other_origin = meta["origin"] != self._origin
         return restored.state
 
     @property
@@ -134,11 +187,7 @@ class Checkpoints:
     def _set_aside(self, step: int) -> pathlib.Path:
         self._manager.close()
         self._damaged.mkdir(exist_ok=True)
-        target = self._damaged / str(step)
-        for again in range(1, 1000):
-            if not target.exists():
-                break
-            target = self._damaged / f"{step}.{again}"
+        target = files.unused(self._damaged / str(step))
         os.rename(self._directory / str(step), target)
         self._manager = self._open()
         return target
@@ -148,6 +197,23 @@ class Checkpoints:
             f"{self._directory}: checkpoint cannot be written ({first_line(error)}): free space"
             " or mend permissions, and run the same command again"
         )
+
+
+class Preserve(PreservationPolicy):
+    """Orbax's policy for a choice of steps.
+
+    Not Orbax's own `BestN`: it ranks NaN, compares pre-training with the GAN phase, keeps what
+    was never validated, and to start it reads a file of every checkpoint, which may be damaged.
+    """
+
+    def __init__(self, choose: Callable[[Sequence[int]], Collection[int]]):
+        """`choose`: of the steps that there are, those that stay."""
+        self._choose = choose
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """For each checkpoint, whether it stays."""
+        chosen = self._choose([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in chosen for checkpoint in checkpoints]
 
 
 def digest(tree: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from srgan_jax.errors import UserError
+from srgan_jax.metrics import conventions
 from srgan_jax.models import generator, vgg
 
 
@@ -19,6 +20,7 @@ def paper() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0
     c.parallel = "jit"  # "jit": one program over a mesh of the devices; "pmap": one a device
+    c.deterministic = False  # True: the same bits again also on GPUs, which is slower
 
     c.data = ConfigDict()
     c.data.source = "tfds"  # "builtin", "folder" or "tfds"
@@ -85,6 +87,8 @@ def paper() -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 5_000
     c.checkpoint.keep = 3  # the latest so many
+    c.checkpoint.keep_every = 0  # also those whose step is a multiple of this; 0: none
+    c.checkpoint.keep_best = 0  # also so many of each phase, the best by `eval.best`; 0: none
 
     c.log = ConfigDict()
     c.log.every_steps = 100
@@ -95,6 +99,9 @@ def paper() -> ConfigDict:
     c.eval.dataset = "div2k"
     c.eval.damaged = "stop"  # as data.damaged
     c.eval.every_steps = 5_000
+    c.eval.best = (
+        "paper/psnr"  # CONVENTION/METRIC; the best generator by it is exported too; "": none
+    )
     return c
 
 
@@ -113,6 +120,14 @@ def _phase(steps: int) -> ConfigDict:
     return phase
 
 
+# What validation measures, as `eval.best` names it.
+MEASURED = tuple(
+    f"{name}/{metric}"
+    for name, convention in conventions.CONVENTIONS.items()
+    for metric in conventions.METRICS
+    if metric in convention.metrics
+)
+
 LENGTHS = ("steps", "epochs", "examples")
 PHASES = ("pretrain", "gan")
 
@@ -128,6 +143,7 @@ _CHOICES = {
     "gan.adversarial": ("nonsaturating", "saturating", "linear", "lsgan"),
     "eval.source": ("builtin", "folder", "tfds"),
     "eval.damaged": ("stop", "skip"),
+    "eval.best": ("", *MEASURED),
 } | {f"generator.{switch}": values for switch, values in generator.CHOICES.items()}
 
 _AT_LEAST = {
@@ -141,6 +157,8 @@ _AT_LEAST = {
     "gan.discriminator_updates": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 1,
+    "checkpoint.keep_every": 0,
+    "checkpoint.keep_best": 0,
     "log.every_steps": 1,
     "eval.every_steps": 1,
     "pretrain.warmup_steps": 0,
@@ -248,6 +266,11 @@ def validate(config: ConfigDict) -> None:
         require(rate is None or rate > 0, f"{name}.learning_rate", "above 0")
     scale = config.generator.scale
     require(config.data.crop % scale == 0, "data.crop", f"a multiple of generator.scale={scale}")
+    if config.checkpoint.keep_best and not config.eval.best:
+        raise UserError(
+            f"config.checkpoint.keep_best={config.checkpoint.keep_best}: best by what? give"
+            " --config.eval.best=CONVENTION/METRIC"
+        )
     if config.generator.base != "none":
         require(config.generator.output == "linear", "generator.output", "'linear' on a base")
     for name in PHASES:
@@ -293,15 +316,3 @@ def adopt_degradation(config: ConfigDict, trained: dict[str, Any]) -> None:
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values."""
     return json.loads(config.to_json())
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Keys that two JSON configs do not share or differ in, as `key: old -> new`."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key, "absent"), new.get(key, "absent")
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            lines.append(f"{prefix}{key}: {a} -> {b}")
-    return lines

@@ -51,6 +51,16 @@ def make_folder(path: str | os.PathLike, flag: str) -> pathlib.Path:
     return folder
 
 
+def unused(path: pathlib.Path) -> pathlib.Path:
+    """This path if nothing is there, else the first free one of NAME.1, NAME.2 and so on."""
+    free = path
+    number = 0
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free
+
+
 def sha256(path: str | os.PathLike) -> str:
     """The digest of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:

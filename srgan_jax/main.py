@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srgan_jax import cli
+from srgan_jax import cli, deterministic
 from srgan_jax import config as config_lib
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.workdir import Workdir
@@ -19,6 +19,11 @@ MODE = flags.DEFINE_enum(
     "train: train both phases and evaluate, or continue doing so; eval: measure the generators"
     " that a run exported on the pictures of config.eval.",
 )
+ALLOW_CHANGES = flags.DEFINE_bool(
+    "allow_changes",
+    False,
+    "Continue a run with another config, or other pictures, than it was begun with.",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     if not WORKDIR.value:
         raise UserError("--workdir is missing: give a folder, such as --workdir=runs/first")
     workdir = Workdir(WORKDIR.value)
+    if config.deterministic:
+        deterministic.request()
 
     # Imported here, so that a mistyped flag is answered at once.
     from srgan_jax.checkpoint import quiet_orbax
@@ -38,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         quiet_orbax()
     if MODE.value == "train":
-        train(config, workdir)
+        train(config, workdir, allow_changes=ALLOW_CHANGES.value)
     else:
         if (workdir.path / "config.json").exists():
             config_lib.adopt_degradation(config, workdir.read_json("config.json"))

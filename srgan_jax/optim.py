@@ -49,3 +49,8 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam (paper, section 3.2: beta1 = 0.9) on a schedule that counts its own updates."""
     return optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon)
+
+
+def updates_done(opt_state: optax.OptState) -> int:
+    """How many updates a state of `adam` has seen."""
+    return int(opt_state[0].count)

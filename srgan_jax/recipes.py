@@ -9,10 +9,11 @@ from srgan_jax import config as config_lib
 from srgan_jax import losses, optim
 from srgan_jax.convert import vgg19
 from srgan_jax.data.degradation import Degradation
+from srgan_jax.errors import UserError
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
 from srgan_jax.models.vgg import VGG19
-from srgan_jax.state import Params
+from srgan_jax.state import Params, TrainState
 from srgan_jax.steps import GanRecipe, Recipe
 
 
@@ -110,3 +111,27 @@ def make_phases(
         )
         start += steps
     return phases
+
+
+def check_lengths(phases: list[Phase], state: TrainState) -> None:
+    """Raises: UserError where the phases are too short for the steps that were done.
+
+    In the GAN phase, pre-training must be as long as it was: the steps are counted over both.
+    """
+    pretraining, gan = phases
+    step = int(state.step)
+    if state.discriminator is None:
+        phase, done = pretraining, step
+    else:
+        phase, done = gan, optim.updates_done(state.generator.opt_state)
+        if step - done != pretraining.stop:
+            raise UserError(
+                f"config.pretrain has {pretraining.stop} steps, but in this run it took"
+                f" {step - done} and is over: give --config.pretrain.steps={step - done}, or"
+                " another --workdir"
+            )
+    if step > phase.stop:
+        raise UserError(
+            f"config.{phase.name} has {phase.stop - phase.start} steps, but {done} are done: give"
+            " as many or more, or another --workdir"
+        )

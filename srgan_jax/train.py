@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 
 import srgan_jax
 from srgan_jax import config as config_lib
-from srgan_jax import recipes, rng, weights
+from srgan_jax import continuing, recipes, rng, weights
+from srgan_jax.best import Best
+from srgan_jax.changes import Changes
 from srgan_jax.checkpoint import Checkpoints
 from srgan_jax.data import sampling, sources
 from srgan_jax.data.batches import Batches
@@ -58,25 +60,27 @@ class Run:
     checkpoints: Checkpoints
     monitor: Monitor
     evaluator: Evaluator
+    best: Best
     stop_requested: threading.Event
 
 
-def train(config: ConfigDict, workdir: Workdir) -> None:
+def train(config: ConfigDict, workdir: Workdir, *, allow_changes: bool = False) -> None:
     """Train both phases, export both generators, evaluate them.
 
-    Continues from the newest checkpoint of the same run. Raises: UserError.
+    Continues from the newest checkpoint of the same run, with `allow_changes` also where its
+    config or its pictures were others. Raises: UserError.
     """
     with workdir.locked():
-        workdir.check_config(config)
+        changes = workdir.check_config(config, allow_changes=allow_changes)
         results = complete_results(config, workdir)
-        if results:
+        if results and not changes.learned:
             say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
             say(report.table(results))
         else:
-            train_on(config, workdir)
+            train_on(config, workdir, changes, allow_changes)
 
 
-def train_on(config: ConfigDict, workdir: Workdir) -> None:
+def train_on(config: ConfigDict, workdir: Workdir, changes: Changes, allow_changes: bool) -> None:
     """Begin or continue a run that is not complete."""
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.data.batch_size)
@@ -100,24 +104,25 @@ def train_on(config: ConfigDict, workdir: Workdir) -> None:
     phases = recipes.make_phases(config, lengths, vgg, vgg_params)
     state = initial_state(config, phases[0])
 
-    workdir.record_start(config)
-    checkpoints = Checkpoints(
-        workdir.checkpoints, keep=config.checkpoint.keep, origin=pictures.fingerprint()
+    checkpoints, monitor, best, state = continuing.resume(
+        config,
+        workdir,
+        phases,
+        state,
+        functools.partial(saved_form, config, phases[-1], parallel, state),
+        origin=pictures.fingerprint(),
+        changes=changes,
+        allow_changes=allow_changes,
     )
-    restored = checkpoints.restore_latest(
-        functools.partial(saved_form, config, phases[-1], parallel, state)
-    )
-    if restored is not None:
-        state = restored
-        say(f"continuing after step {int(state.step)} of {phases[-1].stop}")
-    monitor = Monitor(workdir, start=int(state.step))
 
     with contextlib.closing(monitor), contextlib.closing(checkpoints), on_signals() as requested:
         key = rng.stream(config.seed, "crops")
         batches = Batches(
             pictures, key=key, batch_size=config.data.batch_size, crop=config.data.crop
         )
-        run = Run(config, workdir, parallel, batches, checkpoints, monitor, evaluator, requested)
+        run = Run(
+            config, workdir, parallel, batches, checkpoints, monitor, evaluator, best, requested
+        )
         state = parallel.replicate(state)
         for phase in phases:
             finished = phase.name == "pretrain" and state.discriminator is not None
@@ -130,14 +135,9 @@ def train_on(config: ConfigDict, workdir: Workdir) -> None:
                 checkpoints.wait()
                 say(f"stopped after step {int(state.step)}: the same command continues this run")
                 return
-            weights.save_generator(
-                workdir.export(phase.network),
-                phase.recipe.generator,
-                state.generator.variables,
-                story(run, phase),
-                ema=state.ema,
-            )
+            export(run, phase, state, phase.network)
     workdirs.evaluate_workdir(workdir, evaluator)
+    continuing.say_best(workdir, phases, best)
 
 
 def complete_results(config: ConfigDict, workdir: Workdir) -> list[Row]:
@@ -250,11 +250,7 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
                 monitor.timing(done, phase.name, progress.report(done, shown))
             progress.pause()
             if validate:
-                scalars, pictures = run.evaluator.validate(
-                    phase.recipe.generator, best_variables(state)
-                )
-                monitor.metrics(done, phase.name, scalars)
-                monitor.pictures(done, pictures)
+                validate_and_export(run, phase, state)
             if save:
                 run.checkpoints.save(done, state)
             progress.resume()
@@ -283,12 +279,45 @@ def fetch_finite(run: Run, phase: Phase, pending: list[tuple[int, Metrics]]) -> 
     return values
 
 
-def story(run: Run, phase: Phase) -> dict[str, Any]:
+def validate_and_export(run: Run, phase: Phase, state: TrainState) -> None:
+    """Validate, export the generator where it is the phase's best so far, and log.
+
+    In this order, and the checkpoint after it: what a killed run continues from then never knows
+    of a best generator that is not there, and what it does again gives the same file.
+    """
+    step = int(state.step)
+    scalars, pictures = run.evaluator.validate(phase.recipe.generator, best_variables(state))
+    run.best.add(step, phase.name, scalars)
+    best = run.best.of(phase.name)
+    if best is not None and best.step == step:
+        told = {"metric": run.best.metric, "value": best.value}
+        export(run, phase, state, f"{phase.network}_best", best=told)
+    run.monitor.metrics(step, phase.name, scalars)
+    run.monitor.pictures(step, pictures)
+
+
+def export(run: Run, phase: Phase, state: TrainState, name: str, **told: Any) -> None:
+    """Write the generator as NAME.safetensors; its metadata has what is told beside its story."""
+    weights.save_generator(
+        run.workdir.export(name),
+        phase.recipe.generator,
+        state.generator.variables,
+        story(run, phase, int(state.step)) | told,
+        ema=state.ema,
+    )
+
+
+def story(run: Run, phase: Phase, step: int) -> dict[str, Any]:
     """How a generator was trained, for its metadata."""
     return {
         "network": phase.network,
-        "step": phase.stop,
+        "step": step,
         "config": config_lib.to_json(run.config),
+        "changed": [
+            {"after_step": start["step"], "config": start["changed"]}
+            for start in run.workdir.starts()
+            if start.get("changed") and start["step"] < step
+        ],
         "revision": source_revision(),
         "version": srgan_jax.__version__,
     }

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from srgan_jax import changes, files
 from srgan_jax import config as config_lib
-from srgan_jax import files
-from srgan_jax.errors import UserError, first_line
+from srgan_jax.changes import Changes
+from srgan_jax.errors import UserError, first_line, some
 
 PACKAGES = (
     "srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy",
@@ -41,34 +42,59 @@ class Workdir:
         self.panel = self.path / "panel.png"
 
     def export(self, network: str) -> pathlib.Path:
-        """Where a generator is exported, "srresnet" or "srgan"."""
+        """Where a generator is exported, such as "srresnet" or "srgan_best"."""
         return self.path / f"{network}.safetensors"
 
-    def check_config(self, config: ConfigDict) -> None:
-        """Refuse the folder of a run with another config. Raises: UserError.
+    def check_config(self, config: ConfigDict, *, allow_changes: bool = False) -> Changes:
+        """How a config differs from that of the run in this folder, which it is to continue.
 
         A run that left no checkpoint has nothing to lose, and does not count.
+
+        Raises: UserError where it cannot go on with such a config, or what it learns would change
+          and `allow_changes` does not hold.
         """
-        file = self.path / "config.json"
         saved = any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
         kept = saved or self.results.exists() or (self.path / "damaged").exists()
-        if not file.exists() or not kept:
-            return
-        lines = config_lib.differences(self.read_json(file.name), config_lib.to_json(config))
-        if lines:
-            more = len(lines) - DIFFERENCES_AT_MOST
-            listed = "; ".join(lines[:DIFFERENCES_AT_MOST]) + (f"; {more} more" if more > 0 else "")
+        if not (self.path / "config.json").exists() or not kept:
+            return Changes()
+        found = changes.classify(self.read_json("config.json"), config)
+        another = f"--workdir={self.path} holds a run of another config"
+        if found.impossible:
             raise UserError(
-                f"--workdir={self.path} holds a run of another config ({listed}): give another"
-                " --workdir, or the config it was begun with"
+                f"{another} ({_listed(found.impossible)}), which cannot go on with this one: give"
+                f" another --workdir{self._advice(found)}"
             )
+        if found.learned and not allow_changes:
+            raise UserError(
+                f"{another} ({_listed(found.learned)}): give another --workdir, the config it was"
+                " begun with, or --allow_changes to go on with this one"
+            )
+        return found
 
-    def record_start(self, config: ConfigDict) -> None:
-        """Write config.json, and add this start to environment.json."""
-        self.write_json("config.json", config_lib.to_json(config))
+    def _advice(self, found: Changes) -> str:
+        """How another run can start from this one's network, if it has one that fits."""
+        network = self.export("srresnet")
+        fits = not any(change.key.startswith("generator.") for change in found.impossible)
+        return f", perhaps with --config.init_from={network}" if fits and network.exists() else ""
+
+    def starts(self) -> list[dict[str, Any]]:
+        """What environment.json tells of each start, oldest first."""
         file = self.path / "environment.json"
-        starts = self.read_json(file.name) if file.exists() else []
-        self.write_json("environment.json", [*starts, environment()])
+        return self.read_json(file.name) if file.exists() else []
+
+    def record_start(self, config: ConfigDict, **told: Any) -> None:
+        """Write config.json, and add this start with what is told of it to environment.json."""
+        self.write_json("environment.json", [*self.starts(), environment() | told])
+        self.write_json("config.json", config_lib.to_json(config))  # last: a change is told of
+
+    def set_results_aside(self, step: int) -> None:
+        """Rename results.json, because the run goes on from `step` and will end otherwise."""
+        aside = files.unused(self.results.with_stem(f"{self.results.stem}_step{step}"))
+        try:
+            if self.results.exists():
+                self.results.replace(aside)
+        except OSError as error:
+            raise UserError(f"{aside}: cannot be written ({first_line(error)})") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -114,7 +140,12 @@ def environment() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "platform": platform.platform(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _listed(found: tuple[changes.Change, ...]) -> str:
+    return some([str(change) for change in found], DIFFERENCES_AT_MOST, "; ")
 
 
 def installed_version(package: str) -> str:

@@ -8,9 +8,11 @@ import shutil
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from srgan_jax.best import Best
 from srgan_jax.checkpoint import Checkpoints, digest
 from srgan_jax.errors import UserError
 from srgan_jax.models.discriminator import Discriminator
@@ -42,8 +44,8 @@ def randomised(state: TrainState, step: int) -> TrainState:
 def forms():
     """The abstract state of each phase, without and with a moving average, by name."""
 
-    def pretrain(ema: bool) -> TrainState:
-        generator = Generator(blocks=1, channels=8)
+    def pretrain(ema: bool, channels: int = 8) -> TrainState:
+        generator = Generator(blocks=1, channels=channels)
         variables = init_variables(generator, jax.random.key(0), (1, 4, 4, 3))
         return start_pretraining(variables, TX, ema=ema)
 
@@ -56,7 +58,7 @@ def forms():
         name + (" with average" if ema else ""): jax.eval_shape(functools.partial(make, ema))
         for name, make in (("pretrain", pretrain), ("gan", gan))
         for ema in (False, True)
-    }
+    } | {"other channels": jax.eval_shape(functools.partial(pretrain, False, 4))}
 
 
 @pytest.fixture
@@ -146,6 +148,41 @@ def test_only_the_latest_are_kept(small, tmp_path):
     assert_equal(restore(folder, small(0)), jax.device_get(small(11)))
 
 
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [
+        ({}, {7, 8}),
+        ({"keep_every": 3}, {3, 6, 7, 8}),
+        ({"best": lambda steps: {1, 5}}, {1, 5, 7, 8}),
+        ({"best": lambda steps: set(steps[:1]), "keep_every": 4}, {1, 4, 7, 8}),
+    ],
+    ids=["latest", "every third", "chosen", "all three"],
+)
+def test_what_stays(policy, left, small, tmp_path):
+    for start in (1, 5):  # also what an earlier process saved
+        checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2, **policy)
+        for step in range(start, start + 4):
+            checkpoints.save(step, small(step))
+        checkpoints.close()
+    assert steps(tmp_path / "checkpoints") == {str(step) for step in left}
+
+
+def test_the_best_that_stay_are_of_each_phase_and_were_validated(small, tmp_path):
+    """Values rise and fall; there is none for half of the steps, and one is NaN."""
+    best = Best("paper/psnr")
+    checkpoints = Checkpoints(
+        tmp_path / "checkpoints", keep=1, best=lambda steps: best.among(steps, 2)
+    )
+    values = {2: 20.0, 4: 25.0, 6: float("nan"), 8: 24.0, 12: 9.0, 14: 7.0, 16: 8.0}
+    for step in range(1, 20):
+        if step in values:
+            phase = "pretrain" if step < 10 else "gan"
+            best.add(step, phase, {"eval/paper/psnr": values[step]})
+        checkpoints.save(step, small(step))
+    checkpoints.close()
+    assert steps(tmp_path / "checkpoints") == {"4", "8", "12", "16", "19"}
+
+
 def largest(folder: pathlib.Path) -> pathlib.Path:
     """The file with the arrays."""
     files = (file for file in folder.rglob("*") if file.is_file() and "state" in file.parts)
@@ -232,11 +269,69 @@ def test_every_checkpoint_damaged(small, tmp_path):
     assert steps(tmp_path / "damaged") == {"1", "2"}  # set aside, not lost
 
 
-def test_an_unfinished_save_is_not_a_checkpoint(small, tmp_path):
+def test_an_unfinished_save_is_not_a_checkpoint(small, tmp_path, caplog):
     """What a killed process leaves: Orbax writes under another name and renames."""
     folder = saved(tmp_path, [small(1), small(2)])
     (folder / "2").rename(folder / "2.orbax-checkpoint-tmp")
     assert_equal(restore(folder, small(0)), jax.device_get(small(1)))
+    assert "removed the unfinished save of step 2" in caplog.text
+    assert steps(folder) == {"1"}
+    assert not (tmp_path / "damaged").exists()
+
+
+def of_another_program(checkpoint):
+    """Orbax's, with what it calls an item, and a metric."""
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["loss"])
+    with ocp.CheckpointManager(checkpoint.parent, options=options) as manager:
+        tree = {"w": np.zeros(3)}
+        step = int(checkpoint.name)
+        manager.save(step, args=ocp.args.StandardSave(tree), metrics={"loss": 1.0})
+    (checkpoint / "metrics" / "metrics").write_text("{")  # and damaged, too
+
+
+def of_another_step(checkpoint):
+    shutil.copytree(checkpoint.parent / "1", checkpoint)
+
+
+FOREIGN = {
+    "another program's": of_another_program,
+    "of another step": of_another_step,
+    "pictures": lambda checkpoint: (checkpoint.mkdir(), (checkpoint / "0.png").write_text("")),
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_what_is_no_checkpoint_of_ours_is_set_aside(make, small, tmp_path, caplog):
+    folder = saved(tmp_path, [small(1), small(2)])
+    make(folder / "7")
+    before = {file.name for file in (folder / "7").rglob("*")}
+    assert_equal(restore(folder, small(0)), jax.device_get(small(2)))
+    assert steps(folder) == {"1", "2"}
+    assert steps(tmp_path / "damaged") == {"7"}
+    assert {file.name for file in (tmp_path / "damaged" / "7").rglob("*")} == before
+    assert "checkpoint 7 is damaged, or not of this run" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["pretrain with average", "other channels"])
+def test_a_checkpoint_of_another_architecture_is_set_aside(forms, name, small, tmp_path, caplog):
+    folder = saved(tmp_path, [small(1)])
+    saved(tmp_path, [randomised(forms[name], 2)])
+    assert_equal(restore(folder, small(0)), jax.device_get(small(1)))
+    assert steps(tmp_path / "damaged") == {"2"}
+    assert "checkpoint 2 is damaged, or not of this run" in caplog.text
+
+
+def test_another_origin_is_refused_unless_any_will_do(small, tmp_path):
+    folder = saved(tmp_path, [small(1)])
+    refusing = Checkpoints(folder, keep=5, origin="others")
+    with pytest.raises(UserError, match="--allow_changes"):
+        refusing.restore_latest(template(small(0)))
+    refusing.close()
+    accepting = Checkpoints(folder, keep=5, origin="others", any_origin=True)
+    assert_equal(accepting.restore_latest(template(small(0))), jax.device_get(small(1)))
+    assert accepting.other_origin
+    accepting.close()
+    assert steps(folder) == {"1"}
 
 
 def test_folder_that_cannot_be(tmp_path):

@@ -75,6 +75,7 @@ def test_a_phases_learning_rate_follows_the_common_one_until_it_has_its_own():
         "generator.activation", "generator.prelu", "generator.mid", "generator.upsample",
         "generator.input", "generator.output", "generator.base", "discriminator.head",
         "vgg.channels", "pretrain.schedule", "gan.schedule", "gan.adversarial", "eval.source",
+        "eval.best",
     ],
 )  # fmt: skip
 def test_a_wrong_choice_is_named_with_the_right_ones(key):
@@ -118,6 +119,8 @@ def test_a_wrong_choice_is_named_with_the_right_ones(key):
         ("gan.discriminator_updates", 0),
         ("checkpoint.every_steps", 0),
         ("checkpoint.keep", 0),
+        ("checkpoint.keep_every", -1),
+        ("checkpoint.keep_best", -1),
         ("log.every_steps", 0),
         ("eval.every_steps", 0),
     ],
@@ -125,6 +128,17 @@ def test_a_wrong_choice_is_named_with_the_right_ones(key):
 def test_a_value_out_of_range_is_named(key, value):
     message = refusal(edited(**{key.replace(".", "__"): value}))
     assert message.startswith(f"config.{key}={value!r}: must be ")
+
+
+def test_what_is_best_by_is_what_validation_measures():
+    for metric in ("", "paper/psnr", "paper/mse", "full/ssim"):
+        config.validate(edited(eval__best=metric))
+    message = refusal(edited(eval__best="psnr"))
+    assert "'paper/psnr'" in message
+    assert "'modern/ssim'" in message
+    message = refusal(edited(eval__best="", checkpoint__keep_best=2))
+    assert "config.checkpoint.keep_best=2" in message
+    assert "--config.eval.best" in message
 
 
 def test_a_phase_without_a_content_loss_is_refused():
@@ -191,17 +205,6 @@ def test_json_is_plain_and_whole():
     assert values["pretrain"]["epochs"] is None
     assert values["vgg"]["layers"] == ["relu5_4"]
     assert set(values) == set(c)
-
-
-def test_differences_are_told_by_key():
-    old = config.to_json(config.paper())
-    new = config.to_json(edited(data__crop=64, gan__content__tv=2e-8))
-    assert config.differences(old, old) == []
-    assert config.differences(old, new) == ["data.crop: 96 -> 64", "gan.content.tv: 0.0 -> 2e-08"]
-    assert config.differences({"a": 1}, {"b": {"c": 2}}) == [
-        "a: 1 -> absent",
-        "b: absent -> {'c': 2}",
-    ]
 
 
 # Config files

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -12,9 +11,7 @@ import pytest
 from srgan_jax import changes, config, deterministic, recipes, workdir
 from srgan_jax.best import Best
 from srgan_jax.errors import UserError
-from srgan_jax.models.discriminator import Discriminator
-from srgan_jax.models.generator import Generator
-from srgan_jax.state import init_variables, start_gan, start_pretraining
+from srgan_jax.state import TrainState, Variables, start_gan, start_pretraining
 
 OLD = config.to_json(config.paper())
 
@@ -139,7 +136,10 @@ def test_the_best(metric, values, step):
 
 
 def test_nothing_is_best_by_no_metric_or_nan():
-    assert best_of("", 1.0, 2.0).of("pretrain") is None
+    nothing = Best("")
+    nothing.add(1, "pretrain", {"eval/paper/psnr": 20.0})
+    assert nothing.of("pretrain") is None
+    assert nothing.among([1], 1) == set()
     assert best_of("paper/psnr", math.nan).of("pretrain") is None
 
 
@@ -166,27 +166,18 @@ def test_the_best_is_read_back_from_the_metrics(tmp_path):
 # Lengths
 
 
-@pytest.fixture(scope="module")
-def states():
-    """`states(step, started)`: in the GAN phase since `started`, or, None, in pre-training."""
-    generator = init_variables(Generator(blocks=1, channels=4), jax.random.key(0), (1, 4, 4, 3))
-    discriminator = init_variables(
-        Discriminator(channels=4, dense=4), jax.random.key(1), (1, 16, 16, 3)
-    )
+def stopped(step: int, started: int | None) -> TrainState:
+    """A state of small arrays in the GAN phase since `started`, or, None, in pre-training."""
     tx = optax.adam(optax.constant_schedule(1e-3))
-
-    def make(step: int, started: int | None):
-        state = start_pretraining(generator, tx, ema=False)
-        if started is not None:
-            state = start_gan(state, tx, discriminator, tx)
-            zeros = jax.tree.map(np.zeros_like, state.generator.variables.params)
-            opt_state = state.generator.opt_state
-            for _ in range(step - started):
-                _, opt_state = tx.update(zeros, opt_state)
-            state = state.replace(generator=state.generator.replace(opt_state=opt_state))
-        return state.replace(step=np.int32(step))
-
-    return make
+    variables = Variables({"w": np.ones(3, np.float32)}, {})
+    state = start_pretraining(variables, tx, ema=False)
+    if started is not None:
+        state = start_gan(state, tx, variables, tx)
+        opt_state = state.generator.opt_state
+        for _ in range(step - started):
+            _, opt_state = tx.update(variables.params, opt_state)
+        state = state.replace(generator=state.generator.replace(opt_state=opt_state))
+    return state.replace(step=np.int32(step))
 
 
 @pytest.mark.parametrize(
@@ -201,9 +192,9 @@ def states():
         ((4, 9), (7, 5), "give --config.pretrain.steps=5"),
     ],
 )
-def test_phases_are_no_shorter_than_what_is_done(states, lengths, at, said):
+def test_phases_are_no_shorter_than_what_is_done(lengths, at, said):
     phases = recipes.make_phases(edited(), list(lengths), None, {})
-    state = states(*at)
+    state = stopped(*at)
     if said is None:
         recipes.check_lengths(phases, state)
     else:

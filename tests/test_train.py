@@ -172,14 +172,16 @@ def snapshot(folder: pathlib.Path) -> dict[str, str]:
     }
 
 
-def assert_same_outcome(a: pathlib.Path, b: pathlib.Path) -> None:
-    """Bit-identical networks, final states, and metrics."""
-    for network in ("srresnet", "srgan"):
+def assert_same_outcome(a: pathlib.Path, b: pathlib.Path, total: int = TOTAL) -> None:
+    """Bit-identical networks, also the best ones, final states, and metrics."""
+    for network in ("srresnet", "srgan", "srresnet_best", "srgan_best"):
         x, y = (tensors(workdir / f"{network}.safetensors") for workdir in (a, b))
         assert x.keys() == y.keys()
         assert [key for key in x if x[key].tobytes() != y[key].tobytes()] == []
-    assert saved_steps(a)[-1] == saved_steps(b)[-1] == TOTAL
-    assert digest_of(a / f"checkpoints/{TOTAL}") == digest_of(b / f"checkpoints/{TOTAL}")
+        x, y = ((workdir / f"{network}.safetensors").read_bytes() for workdir in (a, b))
+        assert x == y, f"{network}: other metadata"
+    assert saved_steps(a)[-1] == saved_steps(b)[-1] == total
+    assert digest_of(a / f"checkpoints/{total}") == digest_of(b / f"checkpoints/{total}")
     assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
     assert (a / "results.json").read_text() == (b / "results.json").read_text()
     assert (a / "panel.png").read_bytes() == (b / "panel.png").read_bytes()
@@ -276,8 +278,8 @@ def test_sigkill_loses_only_what_came_after_a_checkpoint(interrupted):
     _, (first, second, last) = interrupted[1]
     for status, stdout, stderr in (first, second):
         assert status == -signal.SIGKILL
-        for line in stderr.splitlines():  # Orbax's own remark on what a kill left
-            assert "orbax-checkpoint-tmp which already exists" in line
+        for line in stderr.splitlines():
+            assert "removed the unfinished save of step" in line
         assert "stopped after" not in stdout
     assert last.returncode == 0
     for text, least in ((second[1], 10), (last.stdout, PRETRAIN)):
@@ -465,15 +467,17 @@ def test_eval_of_nothing(runs, tmp_path):
 
 def test_workdir_of_another_config(runs, copy):
     before = snapshot(copy)
-    done = runs(copy, seed=1, gan__steps=70, generator__channels=16)
-    assert_refused(
-        done,
-        str(copy),
-        "another config",
-        "seed: 0 -> 1",
-        f"gan.steps: {TOTAL - PRETRAIN} -> 70",
-        "generator.channels: 8 -> 16",
-    )
+    for changes, parts in (
+        (
+            {"seed": 1, "gan__steps": 70, "log__every_steps": 7},
+            ["seed: 0 -> 1", f"gan.steps: {TOTAL - PRETRAIN} -> 70", "--allow_changes"],
+        ),
+        (
+            {"seed": 1, "discriminator__dense": 16, "flags": ["--allow_changes"]},
+            ["(discriminator.dense: 8 -> 16)", f"--config.init_from={copy}/srresnet.safetensors"],
+        ),
+    ):
+        assert_refused(runs(copy, **changes), str(copy), "another config", "--workdir", *parts)
     assert snapshot(copy) == before
 
 
@@ -774,7 +778,7 @@ def test_vgg_weights_that_stop_short(runs, shared, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_other_pictures_are_refused_and_nothing_is_lost(runs, interrupted, tmp_path):
+def test_other_pictures_are_refused_unless_allowed_and_nothing_is_lost(runs, interrupted, tmp_path):
     workdir, pictures = tmp_path / "run", tmp_path / "pictures"
     shutil.copytree(runs.folder / "terminated, stopped", workdir)
     shutil.copytree(runs.train, pictures)
@@ -783,9 +787,15 @@ def test_other_pictures_are_refused_and_nothing_is_lost(runs, interrupted, tmp_p
     config["data"]["path"] = str(pictures)
     (workdir / "config.json").write_text(json.dumps(config))
     before = snapshot(workdir / "checkpoints")
-    assert_refused(runs(workdir, data__path=pictures), "begun with other pictures")
+    refused = runs(workdir, data__path=pictures)
+    assert_refused(refused, "begun with other pictures", "--allow_changes")
     assert snapshot(workdir / "checkpoints") == before
     assert not (workdir / "damaged").exists()
+    done = runs(workdir, data__path=pictures, flags=["--allow_changes"])
+    assert_fine(done)
+    assert "continuing with pictures: others than before\n" in done.stdout
+    story = weights.load_generator(workdir / "srgan.safetensors").metadata["training"]
+    assert [change["config"] for change in story["changed"]] == [["pictures: others than before"]]
 
 
 def test_one_process_at_a_time(runs, copy):

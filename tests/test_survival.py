@@ -76,7 +76,7 @@ class Start:
     workdir: pathlib.Path
     console: pathlib.Path
     began: float = dataclasses.field(default_factory=time.perf_counter)
-    saves: set[str] = dataclasses.field(default_factory=set)
+    saves: set[int] = dataclasses.field(default_factory=set)
 
     def seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -85,15 +85,24 @@ class Start:
         return self.console.read_text().count(" steps/s ")
 
     def saves_begun(self) -> int:
-        """How many saves were seen under way, by Orbax's name for their folder."""
-        self.saves |= {path.name for path in unfinished(self.workdir)}
-        return len(self.saves)
+        """How many saves of this process were seen under way."""
+        if self.steps():  # before, what an earlier process left is still there
+            self.saves |= {inode(path) for path in unfinished(self.workdir)}
+        return len(self.saves - {0})
 
     def exporting(self) -> bool:
         return any(self.workdir.glob(".*.partial.safetensors"))
 
     def says(self, text: str) -> bool:
         return text in self.console.read_text()
+
+
+def inode(path: pathlib.Path) -> int:
+    """The number of a file, 0 where it is not there any more."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def unfinished(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -188,7 +197,7 @@ def disturb(runs: Runs, workdir: pathlib.Path, moment: Moment, draw: random.Rand
 
 
 def test_killed_at_any_moment_ends_like_undisturbed(runs, undisturbed):
-    """Every run that comes to its end, disturbed or not, ends with the same bytes."""
+    """Every run that comes to its end, disturbed or not, ends with the same bits."""
     draw = random.Random(SEED)
     print(f"SRGAN_KILLS={KILLS} SRGAN_KILLS_SEED={SEED}")
     moments = itertools.cycle(MOMENTS)

@@ -16,7 +16,9 @@ HARMLESS = (
 IMPOSSIBLE = ("discriminator", "generator")
 
 # With another set of pictures, or measured otherwise, validations don't compare with earlier ones.
-VALIDATION = ("data.blur_sigma", "data.degradation", "eval")
+VALIDATION = (
+    "data.blur_sigma", "data.degradation", "data.jpeg_quality", "data.noise_sigma", "eval",
+)  # fmt: skip
 
 _ABSENT = "absent"
 

@@ -15,7 +15,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv, known_only=False)
     except flags.Error as error:
-        raise UserError(first_line(error)) from error
+        reason = first_line(error)
+        if "\nTraceback " in str(error):  # of a config file; what went wrong is its last line
+            reason += " " + str(error).strip().splitlines()[-1]
+        raise UserError(reason) from error
 
 
 def run(

@@ -5,11 +5,12 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from srgan_jax.data import degradation
 from srgan_jax.errors import UserError
 from srgan_jax.metrics import conventions
 from srgan_jax.models import generator, vgg
@@ -22,6 +23,8 @@ def paper() -> ConfigDict:
     c.parallel = "jit"  # "jit": one program over a mesh of the devices; "pmap": one a device
     c.deterministic = False  # True: the same bits again also on GPUs, which is slower
 
+    c.steps_per_dispatch = 0  # steps without the host between them; 0: 1 on CPUs, else up to 100
+
     c.data = ConfigDict()
     c.data.source = "tfds"  # "builtin", "folder" or "tfds"
     c.data.path = ""  # the folder; for tfds its data_dir ("" is tfds' own default)
@@ -30,11 +33,19 @@ def paper() -> ConfigDict:
     # "" makes them by `data.degradation`
     c.data.cache = ""  # folder to keep decoded pictures in, 3 bytes a pixel; "": the default one,
     # $XDG_CACHE_HOME/srgan_jax/pictures; "none": in memory only
+    c.data.placement = "auto"  # of the pictures: "device" memory or "host"; "auto": what fits
     c.data.batch_size = 16
     c.data.crop = 96  # side of the HR crops; the LR crops are `generator.scale` times smaller
+    c.data.uniform_over = "pictures"  # crops are drawn alike often from each of the "pictures", or
+    # from all "pixels": then more of them from large pictures
+    c.data.min_detail = 0.0  # mean difference of neighbouring pixels, in levels of 255, below
+    # which another place in the picture is tried (up to 8 in all); 0: none is rejected
     c.data.damaged = "stop"  # at files that cannot be read: "stop", or "skip" them
-    c.data.degradation = "bicubic"  # "bicubic" (MATLAB's), or "gaussian" blur and subsampling
-    c.data.blur_sigma = 1.6  # of "gaussian", in HR pixels
+    c.data.degradation = ("bicubic",)  # how LR is made, in order: "blur", "noise", "jpeg", and one
+    # of "bicubic" (MATLAB's) and "gaussian" (blur and subsampling); see data/degradation.py
+    c.data.blur_sigma = (1.6, 1.6)  # of "blur" and "gaussian": lowest and highest, in pixels
+    c.data.noise_sigma = (0.0, 10.0)  # of "noise": in levels of 255
+    c.data.jpeg_quality = (50, 95)  # of "jpeg"
 
     c.generator = ConfigDict()  # see models/generator.py
     c.generator.scale = 4
@@ -96,6 +107,7 @@ def paper() -> ConfigDict:
     c.eval = ConfigDict()
     c.eval.source = "builtin"  # as data.source; the built-in set has one held-out photograph
     c.eval.path = ""
+    c.eval.lr_path = ""  # as data.lr_path
     c.eval.dataset = "div2k"
     c.eval.damaged = "stop"  # as data.damaged
     c.eval.every_steps = 5_000
@@ -133,9 +145,10 @@ PHASES = ("pretrain", "gan")
 
 _CHOICES = {
     "parallel": ("jit", "pmap"),
+    "data.placement": ("auto", "device", "host"),
+    "data.uniform_over": ("pictures", "pixels"),
     "data.source": ("builtin", "folder", "tfds"),
     "data.damaged": ("stop", "skip"),
-    "data.degradation": ("bicubic", "gaussian"),
     "discriminator.head": ("flatten", "pool"),
     "vgg.channels": ("sum", "mean"),
     "pretrain.schedule": ("constant", "step", "cosine"),
@@ -148,6 +161,8 @@ _CHOICES = {
 
 _AT_LEAST = {
     "seed": 0,
+    "steps_per_dispatch": 0,
+    "data.min_detail": 0,
     "data.batch_size": 1,
     "data.crop": 1,
     "generator.blocks": 1,
@@ -168,7 +183,7 @@ _AT_LEAST = {
 }
 
 _ABOVE_ZERO = (
-    "data.blur_sigma", "vgg.feature_scale", "optim.learning_rate", "optim.epsilon",
+    "vgg.feature_scale", "optim.learning_rate", "optim.epsilon",
     "pretrain.decay_factor", "gan.decay_factor",
 )  # fmt: skip
 
@@ -250,12 +265,12 @@ def validate(config: ConfigDict) -> None:
                 f"config.{group}.path={config[group].path} but config.{group}.source is 'builtin':"
                 f" add --config.{group}.source=folder"
             )
-    if config.data.lr_path and config.data.source != "folder":
-        raise UserError(
-            f"config.data.lr_path={config.data.lr_path} but config.data.source is"
-            f" {config.data.source!r}: add --config.data.source=folder and data.path, the folder of"
-            " the HR pictures"
-        )
+        if config[group].lr_path and config[group].source != "folder":
+            raise UserError(
+                f"config.{group}.lr_path={config[group].lr_path} but config.{group}.source is"
+                f" {config[group].source!r}: add --config.{group}.source=folder and {group}.path,"
+                " the folder of the HR pictures"
+            )
     for key in _BELOW_ONE:
         require(0 <= value(key) < 1, key, "from 0 to below 1")
     for key in _ABOVE_ZERO:
@@ -271,6 +286,13 @@ def validate(config: ConfigDict) -> None:
             f"config.checkpoint.keep_best={config.checkpoint.keep_best}: best by what? give"
             " --config.eval.best=CONVENTION/METRIC"
         )
+    _validate_degradation(config.data, require)
+    if config.steps_per_dispatch:
+        for key in ("log.every_steps", "eval.every_steps", "checkpoint.every_steps"):
+            must = f"a multiple of steps_per_dispatch={config.steps_per_dispatch}"
+            require(value(key) % config.steps_per_dispatch == 0, key, must)
+    if config.data.min_detail:  # whose sums are int32
+        require(config.data.crop <= 1024, "data.crop", "at most 1024 with data.min_detail")
     if config.generator.base != "none":
         require(config.generator.output == "linear", "generator.output", "'linear' on a base")
     for name in PHASES:
@@ -297,20 +319,39 @@ def validate(config: ConfigDict) -> None:
     require(numbers and any(weights), "vgg.layer_weights", "numbers of at least 0, not all 0")
 
 
+def _validate_degradation(data: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    known = all(operation in degradation.OPERATIONS for operation in data.degradation)
+    must = "names of " + ", ".join(degradation.OPERATIONS)
+    require(known, "data.degradation", must + ", such as ('blur', 'bicubic')")
+    shrinking = [name for name in data.degradation if name in degradation.SHRINKING]
+    must = "one of " + " and ".join(degradation.SHRINKING) + " among them, once"
+    require(len(shrinking) == 1, "data.degradation", must)
+    for key, least, most in (
+        ("blur_sigma", 0.01, 100), ("noise_sigma", 0, 255), ("jpeg_quality", 1, 100),
+    ):  # fmt: skip
+        ends = tuple(data[key])
+        kind = int if key == "jpeg_quality" else (int, float)
+        fine = len(ends) == 2 and all(isinstance(end, kind) for end in ends)
+        must = f"two numbers, the lowest and the highest, from {least} to {most}"
+        require(fine and least <= ends[0] <= ends[1] <= most, f"data.{key}", must)
+
+
 def _not_finite(config: ConfigDict, prefix: str = "") -> Iterator[str]:
     """Keys of floats that are infinite or NaN, as `key=value`."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             yield from _not_finite(value, f"{prefix}{key}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{prefix}{key}={value}"
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                yield f"{prefix}{key}={value}"
 
 
 def adopt_degradation(config: ConfigDict, trained: dict[str, Any]) -> None:
     """Take over how a run made its LR images, from its config.json, to measure it likewise."""
     config.generator.scale = trained["generator"]["scale"]
-    config.data.degradation = trained["data"]["degradation"]
-    config.data.blur_sigma = trained["data"]["blur_sigma"]
+    for key in ("degradation", "blur_sigma", "noise_sigma", "jpeg_quality"):
+        if key in trained["data"]:
+            config.data[key] = tuple(trained["data"][key])
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

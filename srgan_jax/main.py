@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from srgan_jax import cli, deterministic
+from srgan_jax import cli, config_flag, deterministic
 from srgan_jax import config as config_lib
-from srgan_jax.errors import UserError, first_line
+from srgan_jax.errors import UserError
 from srgan_jax.workdir import Workdir
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's config.")
+CONFIG = config_flag.define(None)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made where it is not there.")
 MODE = flags.DEFINE_enum(
     "mode",
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """Check the flags and start what --mode says."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE")
-    config = checked_config()
+    config = config_flag.checked(CONFIG)
     if not WORKDIR.value:
         raise UserError("--workdir is missing: give a folder, such as --workdir=runs/first")
     workdir = Workdir(WORKDIR.value)
@@ -52,34 +51,5 @@ def main(argv: Sequence[str]) -> None:
         evaluate_workdir(workdir, Evaluator.from_config(config))
 
 
-def checked_config() -> ConfigDict:
-    """The config with the command line's values. Raises: UserError."""
-    config = CONFIG.value
-    if config is None:
-        raise UserError("--config is missing: give a file, such as --config=configs/srgan.py")
-    try:
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        config_lib.prefer_overrides(config, overrides)
-        config_lib.validate(config)
-    except OSError as error:  # ml_collections' way to say that the file did not load
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"--config: the file cannot be loaded ({reason})") from error
-    return config
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """The common parser, with what a config file or key can do wrong as one line."""
-    try:
-        return cli.parse_flags(argv)
-    except (AttributeError, KeyError) as error:
-        cause: BaseException | str = error
-        while isinstance(cause, BaseException):  # an AttributeError may hold a KeyError
-            cause = cause.args[0]
-        reason = ". ".join(cause.splitlines())  # such as: 'gna'\nDid you mean "gan" ...?
-        raise UserError(f"--config has no such key: {reason}") from error
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"--config: {first_line(error)}") from error
-
-
 if __name__ == "__main__":
-    cli.run(main, parse_flags)
+    cli.run(main, config_flag.parse)

@@ -127,6 +127,10 @@ class Progress:
         """Training goes on."""
         self._since += time.perf_counter()
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count what has just taken so long."""
+        self._since += seconds
+
     def report(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Say how it stands after update `step`; returns the rates since the last report."""
         now = time.perf_counter()

@@ -9,13 +9,16 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from srgan_jax.data.degradation import Batch
+from srgan_jax.data.resident import Resident, ResidentSource, Store
+from srgan_jax.data.sampling import CropPlan, Sizes
 from srgan_jax.errors import UserError
 from srgan_jax.state import Params, TrainState
 from srgan_jax.steps import Metrics, Recipe
 
 AXIS = "devices"
 
-Step = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
+Program = Callable[[TrainState, Params, Resident | Batch], tuple[TrainState, Metrics]]
 
 
 class Parallel:
@@ -45,50 +48,123 @@ class Parallel:
 
     def compile(
         self,
-        step: Callable[..., tuple[TrainState, Metrics]],
+        step: Step,
         recipe: Recipe,
+        source: ResidentSource | None,
+        steps: int,
         state: TrainState,
         vgg_params: Params,
-        batch: Batch,
-    ) -> Step:
-        """A step of `steps.py` as a program for arguments like these, placed as here.
+        data: Resident | Batch,
+    ) -> Program:
+        """`steps` steps of `steps.py` as one program for arguments like these, placed as here.
 
-        The state passed to it is donated to the one returned.
+        Batches come from `source` and the pictures in `data`; or, without a source, `data` is
+        the batches, as `place_batches` gives them. Metrics have a leading axis [steps]. The
+        state passed to the program is donated to the one returned.
         """
-        program: Any
         if self.mode == "jit":
+            take = None if source is None else self._over_devices(source, data)
             program = jax.jit(
-                functools.partial(step, recipe),
-                in_shardings=(self.replicated, self.replicated, self.split),
+                functools.partial(_many_steps, step, recipe, source, take, steps, None),
                 out_shardings=(self.replicated, self.replicated),
                 donate_argnums=0,
             )
         else:
+            take = None if source is None else functools.partial(_flat_share, source)
+            batches_or_blocks: Any = 0 if source is None else _specs(source, data, 0, None)
             program = jax.pmap(
-                functools.partial(step, recipe, axis_name=AXIS),
+                functools.partial(_many_steps, step, recipe, source, take, steps, AXIS),
                 axis_name=AXIS,
-                in_axes=(None, None, 0),
+                in_axes=(None, None, batches_or_blocks),
                 out_axes=None,  # the same on every device
                 devices=self.devices,
                 donate_argnums=0,
             )
-        return program.lower(state, vgg_params, batch).compile()
+        return program.lower(state, vgg_params, data).compile()
+
+    def _over_devices(self, source: ResidentSource, data: Any) -> Callable[..., Batch]:
+        """`source.take` for all devices together: each field [parts * B, ...]."""
+        everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+        shared = jax.shard_map(
+            functools.partial(source.take, axis_name=AXIS),
+            mesh=self.mesh,
+            in_specs=(_specs(source, data, split, everywhere), everywhere),
+            out_specs=PartitionSpec(None, AXIS),
+        )
+        return lambda data, plan: jax.tree.map(_flat, shared(data, plan))
 
     def replicate(self, tree: Any) -> Any:
         """Arrays whole on every device."""
         return jax.device_put(tree, self.replicated)
 
-    def place(self, batch: Batch, parts: int = 1) -> Batch:
-        """A host batch [parts * B, ...] on the devices, as the step of this mode takes it.
+    def place_pictures(self, data: Resident, source: ResidentSource) -> Resident:
+        """Pictures on the devices, whole on each or each a part, as the source says."""
+        if self.mode == "pmap":
+            devices = len(self.devices)
+            data = jax.tree.map(
+                lambda x, split: x.reshape(devices, -1, *x.shape[1:]) if split else x,
+                data,
+                _specs(source, data, True, False),
+            )
+        return jax.device_put(data, _specs(source, data, self.split, self.replicated))
+
+    def place_batches(self, batches: Batch, parts: int) -> Batch:
+        """Host batches [steps, parts * B, ...] on the devices, as programs of this mode take them.
 
         With `parts` updates of D in a step, every device gets its share of each part.
         """
         if self.mode == "jit":
-            return jax.device_put(batch, self.split)
+            return jax.device_put(batches, NamedSharding(self.mesh, PartitionSpec(None, AXIS)))
         devices = len(self.devices)
 
         def share(x: np.ndarray) -> np.ndarray:
-            x = x.reshape(parts, devices, -1, *x.shape[1:])
-            return x.swapaxes(0, 1).reshape(devices, -1, *x.shape[3:])
+            x = x.reshape(len(x), parts, devices, -1, *x.shape[2:])
+            x = np.moveaxis(x, 2, 0)
+            return x.reshape(devices, x.shape[1], -1, *x.shape[4:])
 
-        return Batch(*(share(np.asarray(x)) for x in batch))
+        return jax.device_put(jax.tree.map(share, batches), self.split)
+
+
+def _many_steps(
+    step: Step,
+    recipe: Recipe,
+    source: ResidentSource | None,
+    take: Callable[[Resident, CropPlan], Batch] | None,
+    steps: int,
+    axis_name: str | None,
+    state: TrainState,
+    vgg_params: Params,
+    data: Any,
+) -> tuple[TrainState, Metrics]:
+    """One step after another, each with its own batch; metrics [steps]."""
+    # All crops are planned at once: small operations that a step would wait for.
+    batches_or_plans = data if source is None else source.plans(data, state.step, steps)
+
+    def one(state: TrainState, batch_or_plan: Any) -> tuple[TrainState, Metrics]:
+        batch = batch_or_plan if take is None else take(data, batch_or_plan)
+        return step(recipe, state, vgg_params, batch, axis_name=axis_name)
+
+    if steps == 1:  # no loop: inside one, XLA's CPU backend is many times slower
+        state, metrics = one(state, jax.tree.map(lambda x: x[0], batches_or_plans))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+    return jax.lax.scan(one, state, batches_or_plans, length=steps)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """[parts, B, ...] to [parts * B, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _flat_share(source: ResidentSource, data: Resident, plan: CropPlan) -> Batch:
+    return jax.tree.map(_flat, source.take(data, plan, AXIS))
+
+
+def _specs(source: ResidentSource, data: Any, split: Any, whole: Any) -> Resident:
+    """A tree like `data`: `split` for what the devices share out, `whole` for the rest."""
+
+    def of_store(store: Store | None) -> Store | None:
+        blocks = split if source.sharded else whole
+        return None if store is None else Store(blocks, whole, whole)
+
+    sizes = Sizes(whole, whole, whole)
+    return Resident(split, whole, sizes, of_store(data.hr), of_store(data.lr_image))  # type: ignore

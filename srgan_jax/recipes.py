@@ -1,4 +1,4 @@
-"""From the config to what training is made of: modules, losses, optimizers, VGG19."""
+"""From the config to what training is made of: pictures, modules, losses, optimizers, VGG19."""
 
 import dataclasses
 
@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 from srgan_jax import config as config_lib
 from srgan_jax import losses, optim
 from srgan_jax.convert import vgg19
+from srgan_jax.data import packed
 from srgan_jax.data.degradation import Degradation
+from srgan_jax.data.packed import Packed
 from srgan_jax.errors import UserError
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
@@ -31,7 +33,30 @@ class Phase:
 
 def degradation(config: ConfigDict) -> Degradation:
     """How this config makes LR images, in training and evaluation alike."""
-    return Degradation(config.generator.scale, config.data.degradation, config.data.blur_sigma)
+    data = config.data
+    return Degradation(
+        scale=config.generator.scale,
+        operations=tuple(data.degradation),
+        blur_sigma=tuple(data.blur_sigma),
+        noise_sigma=tuple(data.noise_sigma),
+        jpeg_quality=tuple(data.jpeg_quality),
+    )
+
+
+def load_pictures(config: ConfigDict, *, progress: bool) -> tuple[Packed, Packed | None]:
+    """The training pictures, and LR pictures where they were given. Raises: UserError."""
+    return packed.pack(
+        source=config.data.source,
+        path=config.data.path,
+        lr_path=config.data.lr_path,
+        scale=config.generator.scale,
+        split="train",
+        dataset=config.data.dataset,
+        min_size=config.data.crop,
+        damaged=config.data.damaged,
+        cache=config.data.cache,
+        progress=progress,
+    )
 
 
 def optimizer(

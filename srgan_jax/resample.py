@@ -1,8 +1,9 @@
 """Resampling as MATLAB's `imresize` does it, and Gaussian blur with subsampling.
 
 Both are separable linear filters, so each is one matrix for the rows and one for the
-columns. The matrices are made in float64 on the host from static sizes; the products run on
-the device. Borders mirror with the edge pixel repeated, which is folded into the matrices.
+columns. MATLAB's are made in float64 on the host from static sizes; the Gaussian's on the device,
+where its width may differ from picture to picture, and so do the products run. Borders mirror
+with the edge pixel repeated, which is folded into the matrices.
 """
 
 import functools
@@ -20,6 +21,7 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 
 
 CUBIC_A = -0.5  # MATLAB's choice of Keys' parameter
+TAPS_REACH = 4.0  # of the Gaussian, in sigmas, as SciPy's `gaussian_filter`
 
 
 def cubic(x: np.ndarray) -> np.ndarray:
@@ -76,25 +78,47 @@ def imresize_matrix(in_size: int, scale: Fraction, kernel: Kernel, support: floa
     )
 
 
-@functools.lru_cache(maxsize=256)
-def gaussian_matrix(in_size: int, factor: int, sigma: float) -> np.ndarray:
+def gaussian_matrix(
+    in_size: int, factor: int, sigma: float | jax.Array, highest: float
+) -> jax.Array:
     """One axis of Gaussian blur followed by taking one sample in `factor`.
 
-    float64 [in_size // factor, in_size]. `sigma` is in input pixels; taps reach 4 sigma. The
-    samples lie at the centres of the blocks of `factor` pixels, as in bicubic shrinking, so
-    that enlarging leaves no shift.
+    The samples lie at the centres of the blocks of `factor` pixels, as in bicubic shrinking, so
+    that enlarging leaves no shift. Taps reach 4 sigma. Each entry sums over the input pixel and
+    those of its mirror images that a sample can reach; how many these are must be static.
+
+    Args:
+      in_size: pixels.
+      factor: 1 for a blur alone.
+      sigma: in input pixels, a number or a scalar array.
+      highest: of all values that `sigma` can have.
+
+    Returns: float32 [in_size // factor, in_size].
     """
-    return _resampling_matrix(
-        in_size,
-        in_size // factor,
-        Fraction(1, factor),
-        lambda x: np.exp(-0.5 * (x / sigma) ** 2),
-        4.0 * sigma,
-    )
+    reach = max(TAPS_REACH * highest, 0.5)
+    count = math.ceil((in_size + reach) / (2 * in_size))
+    periods = 2 * in_size * np.arange(-count, count + 1)[:, None]
+    inputs = np.arange(in_size)
+    images = np.concatenate([periods + inputs, periods - 1 - inputs])
+    near = (images >= -reach) & (images <= in_size - 1 + reach)
+    images = images[near.any(axis=1)].astype(np.float32)
+
+    centers = (jnp.arange(in_size // factor, dtype=jnp.float32) + 0.5) * factor - 0.5
+    distances = jnp.abs(centers[:, None, None] - images[None])
+    # Relative to the nearest pixel's tap, which is never left out: it is 0 of a narrow Gaussian.
+    least = 0.0 if factor % 2 else 0.5
+    taps = jnp.exp(-0.5 * ((distances - least) / sigma) * ((distances + least) / sigma))
+    reached = distances <= jnp.maximum(TAPS_REACH * sigma, least)
+    weights = jnp.where(reached, taps, 0.0).sum(axis=1)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def apply_separable(
-    image: jax.Array, rows: np.ndarray, columns: np.ndarray, *, quantise: bool
+    image: jax.Array,
+    rows: np.ndarray | jax.Array,
+    columns: np.ndarray | jax.Array,
+    *,
+    quantise: bool,
 ) -> jax.Array:
     """Filter [..., H, W, C] float pixels with a matrix for the height, then one for the width.
 
@@ -104,7 +128,7 @@ def apply_separable(
     sums are exact and ties round alike everywhere.
     """
 
-    def filter_axis(spec: str, matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    def filter_axis(spec: str, matrix: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
         y = jnp.einsum(
             spec, jnp.asarray(matrix, jnp.float32), x, precision=jax.lax.Precision.HIGHEST
         )
@@ -183,18 +207,27 @@ def _enlarge(
 
 
 def gaussian_downsample(
-    image: jax.Array, factor: int, sigma: float, *, quantise: bool
+    image: jax.Array,
+    factor: int,
+    sigma: float | jax.Array,
+    *,
+    highest: float | None = None,
+    quantise: bool,
 ) -> jax.Array:
     """Gaussian blur of `sigma` pixels, then one sample in `factor` (the paper's text, section 2.1).
 
-    Samples lie at the centres of blocks of `factor` pixels, so that nothing is shifted.
+    Samples lie at the centres of blocks of `factor` pixels, so that nothing is shifted. A factor
+    of 1 blurs alone.
 
-    [..., H, W, C] to float32 [..., H // factor, W // factor, C], same range.
+    Args:
+      image: [..., H, W, C]. With `quantise`, pixels in 0..255; otherwise any range.
+      factor: HR over LR size.
+      sigma: in pixels of `image`, a number or a scalar array.
+      highest: where `sigma` is an array, the highest value that it can have.
+      quantise: round to whole levels after each pass.
+
+    Returns: float32 [..., H // factor, W // factor, C], same range.
     """
-    height, width = image.shape[-3:-1]
-    return apply_separable(
-        image,
-        gaussian_matrix(height, factor, sigma),
-        gaussian_matrix(width, factor, sigma),
-        quantise=quantise,
-    )
+    most = float(sigma) if highest is None else highest
+    rows, columns = (gaussian_matrix(size, factor, sigma, most) for size in image.shape[-3:-1])
+    return apply_separable(image, rows, columns, quantise=quantise)

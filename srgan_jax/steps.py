@@ -98,7 +98,7 @@ def pretrain_step(
 
     Returns: the new state, and scalars: what `gradients_at_sr` tells, and `grad_norm/generator`.
     """
-    lr_image, hr = degradation.training_pairs(recipe.degradation, *map(jnp.asarray, batch))
+    lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
     sr, pull_back, batch_stats = forward(recipe, state, lr_image, axis_name)
     gradients, metrics = gradients_at_sr(content_terms(recipe, vgg_params, hr), sr, axis_name)
     (grads,) = pull_back(functools.reduce(jnp.add, gradients.values()))
@@ -131,7 +131,7 @@ def gan_step(
       `d/real` and `d/fake`, D's mean answers; `grad_sr/content`, of all terms but the adversarial
       one, and its ratio to that; and gradient norms of both networks.
     """
-    lr_image, hr = degradation.training_pairs(recipe.degradation, *map(jnp.asarray, batch))
+    lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
     *early, (lr_image, hr) = zip(
         jnp.split(lr_image, recipe.discriminator_updates),
         jnp.split(hr, recipe.discriminator_updates),

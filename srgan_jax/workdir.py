@@ -21,7 +21,8 @@ from srgan_jax.changes import Changes
 from srgan_jax.errors import UserError, first_line, some
 
 PACKAGES = (
-    "srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy",
+    "srgan_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml-collections",
+    "numpy",
     "pillow", "safetensors", "scikit-image", "scipy", "tensorboardX",
     "tensorflow-datasets", "array-record",
 )  # fmt: skip

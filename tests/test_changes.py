@@ -102,7 +102,7 @@ def test_a_key_that_the_new_program_does_not_have():
 
 
 def test_what_validations_depend_on():
-    of_validation = {"eval__path": "x", "eval__best": "", "data__degradation": "gaussian"}
+    of_validation = {"eval__path": "x", "eval__best": "", "data__degradation": ("gaussian",)}
     for key, value in of_validation.items():
         assert changes.classify(OLD, edited(**{key: value})).of_validation()
     assert not changes.classify(OLD, edited(eval__every_steps=7, seed=1)).of_validation()

@@ -47,7 +47,7 @@ def test_the_papers_values():
     assert (c.generator.norm, c.generator.output, c.generator.base) == ("batch", "linear", "none")
     assert (c.discriminator.channels, c.discriminator.dense) == (64, 1024)
     assert (c.discriminator.slope, c.discriminator.head) == (0.2, "flatten")
-    assert (c.data.crop, c.data.batch_size, c.data.degradation) == (96, 16, "bicubic")
+    assert (c.data.crop, c.data.batch_size, c.data.degradation) == (96, 16, ("bicubic",))
     assert (c.vgg.layers, c.vgg.channels) == (("relu5_4",), "sum")
     assert c.vgg.feature_scale == pytest.approx(1 / 12.75)
     assert c.optim.beta1 == 0.9
@@ -71,7 +71,8 @@ def test_a_phases_learning_rate_follows_the_common_one_until_it_has_its_own():
 @pytest.mark.parametrize(
     "key",
     [
-        "parallel", "data.source", "data.damaged", "data.degradation", "generator.norm",
+        "parallel", "data.source", "data.damaged", "data.placement", "data.uniform_over",
+        "generator.norm",
         "generator.activation", "generator.prelu", "generator.mid", "generator.upsample",
         "generator.input", "generator.output", "generator.base", "discriminator.head",
         "vgg.channels", "pretrain.schedule", "gan.schedule", "gan.adversarial", "eval.source",
@@ -90,7 +91,16 @@ def test_a_wrong_choice_is_named_with_the_right_ones(key):
         ("data.batch_size", 0),
         ("data.crop", 0),
         ("data.crop", 98),  # not a multiple of 4
-        ("data.blur_sigma", 0.0),
+        ("data.degradation", ("blur",)),
+        ("data.degradation", ("bicubic", "gaussian")),
+        ("data.degradation", ("bicubic", "jpg")),
+        ("data.blur_sigma", (0.0, 1.0)),
+        ("data.blur_sigma", (2.0, 1.0)),
+        ("data.noise_sigma", (-1.0, 1.0)),
+        ("data.noise_sigma", (1.0,)),
+        ("data.jpeg_quality", (50, 101)),
+        ("data.jpeg_quality", (50.5, 60)),
+        ("data.min_detail", -1.0),
         ("generator.scale", 5),
         ("generator.kernel", 5),
         ("generator.blocks", 0),
@@ -257,7 +267,7 @@ def test_the_default_variant_is_the_paper(get_config):
 def test_the_reports_runs(get_config, run, epochs, batch_size):
     c = get_config("report", run)
     config.validate(c)
-    assert (c.data.batch_size, c.data.crop, c.data.degradation) == (batch_size, 256, "gaussian")
+    assert (c.data.batch_size, c.data.crop, c.data.degradation) == (batch_size, 256, ("gaussian",))
     assert c.pretrain.epochs + c.gan.epochs == epochs
     assert (c.generator.blocks, c.discriminator.slope) == (15, 0.01)
     assert len(c.vgg.layers) == len(c.vgg.layer_weights) > 1
@@ -301,3 +311,21 @@ def test_a_little_of_an_epoch_is_a_step_and_an_epoch_counts_every_batch():
     assert config.steps_of(c, "gan", 10) == 1
     c.gan.epochs = 3.0
     assert config.steps_of(c, "gan", 10) == 15
+
+
+def test_steps_of_a_dispatch_must_end_where_something_is_due():
+    message = refusal(edited(steps_per_dispatch=30))
+    assert message == "config.log.every_steps=100: must be a multiple of steps_per_dispatch=30"
+    config.validate(edited(steps_per_dispatch=50))
+
+
+def test_detail_is_counted_in_crops_that_its_numbers_can_hold():
+    assert "at most 1024" in refusal(edited(data__min_detail=1.0, data__crop=1028))
+
+
+def test_degradation_of_an_earlier_run_is_taken_over():
+    trained = edited(data__degradation=("blur", "bicubic"), data__blur_sigma=(1.0, 2.0))
+    fresh = config.paper()
+    config.adopt_degradation(fresh, config.to_json(trained))
+    assert fresh.data.degradation == ("blur", "bicubic")
+    assert fresh.data.blur_sigma == (1.0, 2.0)

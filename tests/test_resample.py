@@ -156,6 +156,34 @@ def test_gaussian_downsampling_in_numpy(noise):
     np.testing.assert_allclose(result, half, atol=0.03)
 
 
+@pytest.mark.parametrize(
+    ("size", "factor", "sigma"),
+    [(96, 4, 1.6), (23, 4, 1.6), (24, 1, 1.6), (30, 3, 2.0), (5, 1, 3.0), (3, 1, 8.0)],
+)
+def test_gaussian_matrices_are_exact(size, factor, sigma):
+    """The same from a number as from an array that could be higher, far over the borders too."""
+    centers = [factor * i + (factor - 1) / 2 for i in range(size // factor)]
+
+    def weight(x: float) -> float:
+        return math.exp(-0.5 * (x / sigma) ** 2) if abs(x) <= 4 * sigma else 0.0
+
+    expected = filter_rows(np.eye(size)[..., None], centers, weight)[..., 0]
+    number = resample.gaussian_matrix(size, factor, sigma, sigma)
+    array = resample.gaussian_matrix(size, factor, jnp.float32(sigma), 10.0)
+    for matrix in (number, array):
+        np.testing.assert_allclose(matrix, expected, atol=2e-7)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_narrow_gaussian_takes_the_nearest_pixels(factor):
+    for sigma in (1e-3, 0.05):
+        matrix = resample.gaussian_matrix(12, factor, sigma, sigma)
+        near = np.repeat(np.eye(12 // factor), factor, axis=1)
+        if factor == 3:
+            near *= np.tile([0, 1, 0], 4)
+        np.testing.assert_allclose(matrix, near / near.sum(axis=1, keepdims=True), atol=1e-7)
+
+
 def test_gaussian_downsampling_is_scipys_blur_sampled(noise):
     """At an odd factor the samples lie on pixels."""
     pixels = noise(30, 24)

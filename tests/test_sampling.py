@@ -1,4 +1,4 @@
-"""Which crops make a batch, how they are cut, turned, and made into training pairs."""
+"""Which crops make up a batch."""
 
 import collections
 import itertools
@@ -8,23 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srgan_jax import resample, rng
+from srgan_jax import rng
 from srgan_jax.data import sampling
-from srgan_jax.data.batches import Batches
-from srgan_jax.data.degradation import Degradation, degrade, dihedral, training_pairs
-from srgan_jax.data.sources import Pictures
+from srgan_jax.data.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 KEY = rng.stream(0, "crops")
 
 
-def plan(number: int, sizes, *, key=KEY, batch_size: int = 4, crop: int = 8):
+def table(sizes, uniform_over: str = "pictures", crop: int = 8) -> sampling.Sizes:
+    heights, widths = (np.array(side, np.int32) for side in zip(*sizes, strict=True))
+    return sampling.tabulate(heights, widths, uniform_over=uniform_over, crop=crop)
+
+
+def plan(number: int, sizes, *, key=KEY, batch_size: int = 4, crop: int = 8, **settings):
     """One batch's crops as NumPy, of pictures of these (height, width)."""
-    heights, widths = (jnp.array(side, jnp.int32) for side in zip(*sizes, strict=True))
-    result = sampling.plan_crops(
-        key, jnp.int32(number), heights, widths, batch_size=batch_size, crop=crop
-    )
+    made = table(sizes, settings.pop("uniform_over", "pictures"), crop)
+    how = Sampling(batch_size, crop, int(made.last_cell[-1]), **settings)
+    result = sampling.plan_crops(how, key, jnp.int32(number), made)
     return sampling.CropPlan(*map(np.asarray, result))
 
 
@@ -63,7 +65,7 @@ def test_a_plan_is_a_function_of_key_and_number():
 @pytest.mark.parametrize(("pictures", "batch_size"), [(12, 4), (13, 4), (5, 5), (7, 1)])
 def test_an_epoch_shows_no_picture_twice(pictures, batch_size):
     per_epoch = pictures // batch_size
-    assert sampling.steps_per_epoch(pictures, batch_size) == per_epoch
+    assert Sampling(batch_size, 8, pictures).steps_per_epoch == per_epoch
     epochs = []
     for epoch in range(4):
         numbers = range(epoch * per_epoch, (epoch + 1) * per_epoch)
@@ -87,15 +89,15 @@ def test_few_pictures_are_shown_alike_often(pictures, batch_size):
         counts = collections.Counter(batch)
         assert set(counts) == set(range(pictures))
         assert max(counts.values()) - min(counts.values()) <= 1
-    assert sampling.steps_per_epoch(pictures, batch_size) == pictures / batch_size
+    assert Sampling(batch_size, 8, pictures).steps_per_epoch == pictures / batch_size
 
 
 def test_crops_reach_every_position_and_no_further():
     sizes = [(8, 8), (10, 8), (8, 11), (10, 10)]
     seen = collections.defaultdict(set)
     for number in range(200):
-        picture, top, left, _ = plan(number, sizes)
-        for i, y, x in zip(picture, top, left, strict=True):
+        drawn = plan(number, sizes)
+        for i, y, x in zip(drawn.picture, drawn.top[:, 0], drawn.left[:, 0], strict=True):
             seen[i].add((y, x))
     for i, (height, width) in enumerate(sizes):
         assert seen[i] == set(itertools.product(range(height - 7), range(width - 7)))
@@ -109,70 +111,93 @@ def test_all_eight_codes_come_up_alike():
     assert all(60 < count < 140 for count in counts.values())  # of 800
 
 
-# Batches
+def test_seeds_differ():
+    drawn = [seed for number in range(50) for seed in plan(number, [(8, 8)] * 4).seed.tolist()]
+    assert len(set(drawn)) == len(drawn)
+    assert min(drawn) < 2**29 and max(drawn) > 2**32 - 2**29  # noqa: PT018
 
 
-@pytest.fixture(scope="module")
-def pictures(noise) -> Pictures:
-    sizes = [(20, 24), (9, 40), (33, 8), (8, 8), (15, 16)]
-    images = tuple(noise(height, width) for height, width in sizes)
-    return Pictures(tuple(map(str, range(5))), images, "")
+def test_given_lr_pictures_keep_crops_on_their_pixels():
+    drawn = [plan(number, [(19, 12), (16, 8)], batch_size=2, grid=4) for number in range(60)]
+    tops, lefts = (np.stack([getattr(d, side) for d in drawn])[..., 0] for side in ("top", "left"))
+    pictures = np.stack([d.picture for d in drawn])
+    assert set(tops[pictures == 0]) == {0, 4, 8}
+    assert set(lefts[pictures == 0]) == {0, 4}
+    assert set(tops[pictures == 1]) == {0, 4, 8}
+    assert set(lefts[pictures == 1]) == {0}
 
 
-def test_batches_are_the_planned_slices(pictures):
-    batches = Batches(pictures, key=KEY, batch_size=4, crop=8)
-    for number in (0, 7, 3):
-        result = batches(number)
-        assert result.crops.shape == (4, 8, 8, 3)
-        assert result.crops.dtype == np.uint8
-        expected = plan(number, [image.shape[:2] for image in pictures.images])
-        np.testing.assert_array_equal(result.codes, expected.code)
-        for crop, i, y, x in zip(result.crops, *expected[:3], strict=True):
-            np.testing.assert_array_equal(crop, pictures.images[i][y : y + 8, x : x + 8])
+# The shuffle
 
 
-def test_several_batches_are_one_after_the_other(pictures):
-    batches = Batches(pictures, key=KEY, batch_size=2, crop=8)
-    together, apart = batches(3, 3), [batches(number) for number in (3, 4, 5)]
-    assert together.crops.shape == (6, 8, 8, 3)
-    np.testing.assert_array_equal(together.crops, np.concatenate([b.crops for b in apart]))
-    np.testing.assert_array_equal(together.codes, np.concatenate([b.codes for b in apart]))
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 97, 1000, 2**20 + 7])
+def test_shuffled_is_a_permutation(size):
+    order = np.asarray(sampling.shuffled(KEY, jnp.arange(size), size))
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+    if size > 10:
+        fixed = np.sum(order == np.arange(size))
+        assert fixed < 10  # one is expected
+        other = sampling.shuffled(rng.stream(1, "crops"), jnp.arange(size), size)
+        assert np.sum(np.asarray(other) == order) < 10
 
 
-# Pairs
+def test_every_permutation_comes_up_alike():
+    keys = jax.random.split(KEY, 24_000)
+    orders = jax.jit(jax.vmap(lambda key: sampling.shuffled(key, jnp.arange(4), 4)))(keys)
+    counts = collections.Counter(map(tuple, np.asarray(orders).tolist()))
+    assert set(counts) == set(itertools.permutations(range(4)))
+    chi_square = sum((count - 1000) ** 2 / 1000 for count in counts.values())
+    assert chi_square < 49.7  # 23 degrees of freedom: p = 0.001
 
 
-def test_codes_are_the_eight_flips_and_turns(noise):
-    image = noise(4, 4)
-    ours = [np.asarray(dihedral(jnp.asarray(image), jnp.int32(code))) for code in range(8)]
-    theirs = [np.rot90(x, turns) for x in (image, image[:, ::-1]) for turns in range(4)]
-    assert {x.tobytes() for x in ours} == {x.tobytes() for x in theirs}
-    assert len({x.tobytes() for x in ours}) == 8
-    np.testing.assert_array_equal(ours[0], image)
-    np.testing.assert_array_equal(ours[1], np.fliplr(image))
-    np.testing.assert_array_equal(ours[2], np.flipud(image))
-    np.testing.assert_array_equal(ours[4], image.swapaxes(0, 1))
+# What crops are uniform over
 
 
-@pytest.mark.parametrize("kind", ["bicubic", "gaussian"])
-def test_pairs_are_of_the_turned_crop_and_in_range(noise, kind):
-    crops, codes = np.stack([noise(16, 16, seed=i) for i in range(3)]), jnp.array([0, 3, 6])
-    how = Degradation(scale=4, kind=kind)
-    lr_image, hr = training_pairs(how, jnp.asarray(crops), codes)
-    turned = np.stack([crops[0], np.rot90(crops[1], 2), crops[2][::-1].swapaxes(0, 1)])
-    np.testing.assert_allclose(hr, turned / 127.5 - 1, atol=1e-6)
-    shrunk = degrade(how, jnp.asarray(turned))
-    np.testing.assert_array_equal(shrunk, np.round(shrunk))  # whole levels, as in a file
-    np.testing.assert_allclose(lr_image, shrunk / 255, atol=1e-7)
-    assert lr_image.shape == (3, 4, 4, 3)
-    assert lr_image.dtype == hr.dtype == jnp.float32
+def test_pixels_are_shown_alike_often_in_an_epoch():
+    sizes = [(80, 80), (16, 40), (8, 8), (8, 15)]  # 100, 10, 1 and 1 crops of 8
+    made = table(sizes, "pixels")
+    np.testing.assert_array_equal(made.last_cell, [100, 110, 111, 112])
+    for epoch in range(3):
+        batches = range(epoch * 28, (epoch + 1) * 28)
+        shown = collections.Counter(
+            picture
+            for number in batches
+            for picture in plan(number, sizes, uniform_over="pixels").picture.tolist()
+        )
+        assert shown == {0: 100, 1: 10, 2: 1, 3: 1}
 
 
-def test_degradations_are_what_they_are_called(noise):
-    hr = jnp.asarray(noise(16, 24))
-    bicubic = resample.bicubic(hr, resample.Fraction(1, 2), quantise=True)
-    np.testing.assert_array_equal(degrade(Degradation(2), hr), bicubic)
-    gaussian = resample.gaussian_downsample(hr, 2, 2.5, quantise=True)
-    np.testing.assert_array_equal(degrade(Degradation(2, "gaussian", 2.5), hr), gaussian)
-    with pytest.raises(ValueError, match="unknown degradation 'nearest'"):
-        degrade(Degradation(2, "nearest"), hr)
+def test_more_crops_than_can_be_numbered():
+    side = np.full(10, 2**16, np.int32)
+    with pytest.raises(ValueError, match="more than can be numbered"):
+        sampling.tabulate(side, side, uniform_over="pixels", crop=1)
+
+
+def test_a_plan_costs_the_same_late_in_a_run():
+    late = 2**31 - 2
+    drawn = plan(late, [(20, 30)] * 6)
+    assert len(set(drawn.picture.tolist())) == 4
+    assert (drawn.top <= 12).all() and (drawn.left <= 22).all()  # noqa: PT018
+
+
+# Detail
+
+
+def test_detail_is_the_sum_of_differences_of_neighbours(noise):
+    crops = np.stack([noise(6, 6, seed=seed) for seed in range(3)])
+    signed = crops.astype(int)
+    expected = [abs(np.diff(x, axis=0)).sum() + abs(np.diff(x, axis=1)).sum() for x in signed]
+    np.testing.assert_array_equal(sampling.detail(crops), expected)
+    np.testing.assert_array_equal(sampling.detail(jnp.asarray(crops)), expected)
+    stripes = np.zeros((1, 6, 6, 3), np.uint8)
+    stripes[:, ::2] = 10  # every second difference downwards is 10, none across
+    how = Sampling(1, 6, 1, min_detail=5.0)
+    assert sampling.detail(stripes)[0] == sampling.least_detail(how)
+
+
+def test_the_first_with_detail_enough_is_chosen_else_the_one_with_most():
+    how = Sampling(3, 6, 3, min_detail=1.0)
+    least = sampling.least_detail(how)
+    amounts = np.array([[0, least, 9 * least], [1, 5, 3], [least, 0, 0]], np.int32)
+    np.testing.assert_array_equal(sampling.choose(how, amounts), [1, 1, 0])
+    np.testing.assert_array_equal(sampling.choose(how, jnp.asarray(amounts)), [1, 1, 0])

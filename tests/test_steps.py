@@ -97,6 +97,7 @@ def batch(seed: int = 0, count: int = BATCH) -> steps.Batch:
     return steps.Batch(
         random.integers(0, 256, (count, CROP, CROP, 3), np.uint8),
         random.integers(0, 8, count, np.int32),
+        random.integers(0, 2**32, count, np.uint32),
     )
 
 
@@ -129,7 +130,7 @@ def descend(tx, network, grads, batch_stats):
 
 def naive_pretrain_step(recipe, generator, examples):
     """G down the gradient of the content loss; also that gradient."""
-    lr_image, hr = training_pairs(recipe.degradation, *examples)
+    lr_image, hr = training_pairs(recipe.degradation, examples)
     grads, batch_stats = naive_gradient(recipe.generator, recipe.content, generator, lr_image, hr)
     return descend(recipe.generator_tx, generator, grads, batch_stats), grads
 
@@ -137,7 +138,7 @@ def naive_pretrain_step(recipe, generator, examples):
 def naive_gan_step(recipe, generator, discriminator, examples):
     """D k times, each on crops of its own; then G through the new D, nothing shared."""
     k = recipe.discriminator_updates
-    lr_images, hrs = training_pairs(recipe.degradation, *examples)
+    lr_images, hrs = training_pairs(recipe.degradation, examples)
     size = len(hrs) // k
     for i in range(k):
         lr_image, hr = (x[i * size : (i + 1) * size] for x in (lr_images, hrs))
@@ -354,7 +355,7 @@ def test_each_terms_gradient_norm():
     recipe = pretrain_recipe(content=content)
     state = start(recipe)
     _, metrics = pretrain_step(recipe, state, vgg_params(), batch())
-    lr_image, hr = training_pairs(recipe.degradation, *batch())
+    lr_image, hr = training_pairs(recipe.degradation, batch())
     sr, _ = run(recipe.generator, *vars(state.generator.variables).values(), lr_image)
     alone = {
         "mse": ContentLoss(pixel=0.5),
@@ -379,7 +380,7 @@ def test_health_figures_of_the_gan():
     }  # fmt: skip
     assert all(value.shape == () for value in metrics.values())
 
-    lr_image, hr = training_pairs(recipe.degradation, *batch())
+    lr_image, hr = training_pairs(recipe.degradation, batch())
     sr, _ = run(GENERATOR, *vars(state.generator.variables).values(), lr_image)
     old, updated = (vars(s.discriminator.variables).values() for s in (state, new))
     real, fake = (jax.nn.sigmoid(run(DISCRIMINATOR, *old, x)[0]) for x in (hr, sr))

@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import itertools
 import os
 import pathlib
@@ -41,11 +40,6 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def fingerprint(self) -> str:
-        """Differs where pictures were added, removed, renamed, or changed in size."""
-        told = [(name, *image.shape) for name, image in zip(self.names, self.images, strict=True)]
-        return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -27,9 +28,10 @@ class Pair:
 
 
 def make_pair(name: str, image: np.ndarray, how: Degradation) -> Pair:
-    """HR cut to a multiple of the scale at the top left, and LR made from it."""
+    """HR cut to a multiple of the scale at the top left, and LR made from it, by its name alike."""
     hr = cut(image, how.scale)
-    return Pair(name, hr, np.asarray(_shrink(how, hr)).astype(np.uint8))
+    seed = np.uint32(zlib.crc32(name.encode()))
+    return Pair(name, hr, np.asarray(_shrink(how, hr, seed)).astype(np.uint8))
 
 
 _shrink = jax.jit(degrade, static_argnums=0)

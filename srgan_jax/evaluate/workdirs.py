@@ -8,11 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srgan_jax import images, recipes, weights
-from srgan_jax.data import sources
+from srgan_jax.data import packed
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import panel, report
 from srgan_jax.evaluate.methods import Method, baseline, network
-from srgan_jax.evaluate.pairs import Pair, make_pair
+from srgan_jax.evaluate.pairs import Pair, cut, make_pair
 from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, from_json, to_json, to_rows
 from srgan_jax.metrics import ssim
 from srgan_jax.models.generator import Generator
@@ -42,20 +42,28 @@ class Evaluator:
     def from_config(cls, config: ConfigDict) -> "Evaluator":
         """The pictures that `config.eval` names. Raises: UserError."""
         scale = config.generator.scale
-        pictures = sources.load(
+        pictures, lr_pictures = packed.pack(
             source=config.eval.source,
             path=config.eval.path,
+            lr_path=config.eval.lr_path,
+            scale=scale,
             split="validation",
             dataset=config.eval.dataset,
             min_size=smallest_picture(scale),
             damaged=config.eval.damaged,
             key="eval",
+            cache="none",
         )
         if pictures.summary.count(";"):  # something was converted or left out
             say(f"measuring on {pictures.summary}")
         how = recipes.degradation(config)
-        named = zip(pictures.names, pictures.images, strict=True)
-        return cls(data_label(config), [make_pair(*item, how) for item in named], scale)
+        pairs = []
+        for i, name in enumerate(pictures.names):
+            if lr_pictures is None:
+                pairs.append(make_pair(name, pictures.picture(i), how))
+            else:
+                pairs.append(Pair(name, cut(pictures.picture(i), scale), lr_pictures.picture(i)))
+        return cls(data_label(config), pairs, scale)
 
     def validate(
         self, generator: Generator, variables: Variables

@@ -1,0 +1,1 @@
+"""Measuring how fast the parts are, on this machine."""

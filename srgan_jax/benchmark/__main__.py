@@ -1,0 +1,31 @@
+"""`python -m srgan_jax.benchmark data`: what the loop and its data cost beside the bare step."""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from srgan_jax import cli, config_flag
+from srgan_jax.errors import UserError
+
+CONFIG = config_flag.define(str(pathlib.Path(__file__).with_name("config.py")))
+SECONDS = flags.DEFINE_float("seconds", 5.0, "Of one measurement, about.", lower_bound=0.1)
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Measurements of each kind, in turns.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+WHAT = ("data",)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure what the argument names."""
+    if list(argv[1:]) not in [[what] for what in WHAT]:
+        raise UserError(f"say what to measure: python -m srgan_jax.benchmark {'|'.join(WHAT)}")
+    config = config_flag.checked(CONFIG)
+
+    from srgan_jax.benchmark import data  # after the flags: a mistyped one is answered at once
+
+    data.benchmark(config, rounds=ROUNDS.value, seconds=SECONDS.value, output=OUTPUT.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, config_flag.parse)

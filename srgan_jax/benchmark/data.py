@@ -1,0 +1,135 @@
+"""The training loop against the bare step: what batches, dispatches and their checks cost."""
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+from ml_collections import ConfigDict
+
+from srgan_jax import config as config_lib
+from srgan_jax import files, loop, recipes, train
+from srgan_jax.data.batches import Calls
+from srgan_jax.engine import AHEAD, Engine, steps_per_dispatch
+from srgan_jax.errors import UserError
+from srgan_jax.monitor import duration, say
+from srgan_jax.parallel import Parallel
+from srgan_jax.recipes import Phase
+from srgan_jax.state import TrainState
+from srgan_jax.steps import pretrain_step
+from srgan_jax.supply import Supply
+from srgan_jax.workdir import environment
+
+PLACEMENTS = ("device", "host")
+
+Measure = Callable[[TrainState, int], TrainState]  # runs so many dispatches
+
+
+def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | None) -> None:
+    """Say, and write to `output`, how many images/s pre-training does.
+
+    Bare: the compiled step, again and again on a batch that is on the devices. Against it the
+    training loop with its metrics fetched and checked, the pictures on the device or on the host.
+    Measured in turns, so that a machine that slows down slows all of them. Compiling, logs,
+    validation and checkpoints are left out.
+
+    Raises: UserError where the config has no pre-training, or `output` cannot be written.
+    """
+    if not config_lib.has_steps(config, "pretrain"):
+        raise UserError("config.pretrain has no steps: nothing to measure")
+    parallel = Parallel(config.parallel)
+    parallel.check_batch(config.data.batch_size)
+    pictures = recipes.load_pictures(config, progress=True)
+    phase, _ = recipes.make_phases(config, [2**31 - 1, 0], *recipes.load_content_network(config))
+    steps = steps_per_dispatch(config, parallel)
+    engines = {}
+    for config.data.placement in PLACEMENTS:
+        supply = Supply.from_config(config, parallel, *pictures)
+        engines[config.data.placement] = Engine(parallel, supply, steps)
+    measures: dict[str, Measure] = {"bare step": bare(engines["host"], phase)}
+    measures |= {
+        f"loop, pictures on the {name}": looped(config, engine, phase)
+        for name, engine in engines.items()
+    }
+
+    state = parallel.replicate(train.initial_state(config, phase))
+    for measure in measures.values():
+        state = measure(state, AHEAD)  # compiles
+    before = time.perf_counter()
+    state = measures["bare step"](state, 2 * AHEAD)
+    count = max(round(2 * AHEAD * seconds / (time.perf_counter() - before)), AHEAD)
+    say(
+        f"{len(parallel.devices)} x {parallel.devices[0].device_kind}, batch"
+        f" {config.data.batch_size}, {steps} steps a dispatch, {rounds} rounds of about"
+        f" {duration(seconds)} each"
+    )
+    images = count * steps * config.data.batch_size
+    rates: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            before = time.perf_counter()
+            state = measure(state, count)
+            rates[name].append(images / (time.perf_counter() - before))
+    for line in table(rates):
+        say(line)
+    if output:
+        with files.replacing(output) as aside:
+            aside.write_text(json.dumps({"images_per_second": rates, **environment()}) + "\n")
+
+
+def bare(engine: Engine, phase: Phase) -> Measure:
+    """The compiled step on one batch."""
+    parallel, steps = engine.parallel, engine.steps_per_dispatch
+    vgg_params = parallel.replicate(phase.vgg_params)
+    calls = Calls(0, steps, steps)
+    with engine.supply.batches(0, phase.recipe.batches_per_step, calls) as (_, made):
+        batches = next(made)
+    program = None
+
+    def run(state: TrainState, count: int) -> TrainState:
+        nonlocal program
+        if program is None:
+            program = parallel.compile(
+                pretrain_step, phase.recipe, None, steps, state, vgg_params, batches
+            )
+        for _ in range(count):
+            state, _ = program(state, vgg_params, batches)
+        return jax.block_until_ready(state)
+
+    return run
+
+
+def looped(config: ConfigDict, engine: Engine, phase: Phase) -> Measure:
+    """The training loop."""
+    every = max(config.log.every_steps // engine.steps_per_dispatch, 1)
+
+    def run(state: TrainState, count: int) -> TrainState:
+        pending = []
+        with engine.dispatches(phase, state, lambda *_: None) as ahead:
+            for number, dispatch in enumerate(itertools.islice(ahead, count), 1):
+                done, state, metrics = dispatch
+                pending.append((done, metrics))
+                if number % every == 0:
+                    loop.fetch(pending)
+                    pending.clear()
+        return jax.block_until_ready(state)
+
+    return run
+
+
+def table(rates: dict[str, list[float]]) -> list[str]:
+    """Each kind's median rate, lowest and highest, and its share of the bare step's in the median.
+
+    Shares are taken within a round, so that the machine was the same.
+    """
+    first, *_ = rates.values()
+    lines = []
+    for name, values in rates.items():
+        share = statistics.median(a / b for a, b in zip(values, first, strict=True))
+        lines.append(
+            f"{name:29} {statistics.median(values):9.1f} images/s"
+            f"  ({min(values):.1f} to {max(values):.1f})  {share:6.1%}"
+        )
+    return lines

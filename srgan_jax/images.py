@@ -13,6 +13,12 @@ from srgan_jax.errors import UserError, first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
+# Here and not where they arise, for `warnings.catch_warnings` is not for threads.
+# A picture is refused at twice Pillow's limit; between, it is merely large.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's remarks on metadata that decoding does not need.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 # How a picture that is not 8-bit RGB becomes so, by Pillow's mode.
 _CONVERSIONS = {
     "RGB": "",
@@ -51,17 +57,12 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     Raises: UserError, naming the file, where it is not a whole, readable image.
     """
     try:
-        with warnings.catch_warnings():
-            # A picture is refused at twice Pillow's limit; between, it is merely large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Kept quiet: Pillow's remarks on metadata that decoding does not need.
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(path) as image:
-                deep = ";16" in str(image.tile)  # Pillow reduces 16-bit colour without a word
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                pixels, note = to_rgb(image)
-                return pixels, note or ("16-bit colour, reduced to 8" if deep else "")
+        with Image.open(path) as image:
+            deep = ";16" in str(image.tile)  # Pillow reduces 16-bit colour without a word
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels, note = to_rgb(image)
+            return pixels, note or ("16-bit colour, reduced to 8" if deep else "")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -71,11 +72,9 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width of an image as `read` gives it, from the file's head. Raises: UserError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-                return image.size if turned else image.size[::-1]
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if turned else image.size[::-1]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
 

@@ -2,11 +2,14 @@
 
 import resource
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from srgan_jax import images
 from srgan_jax.errors import UserError
@@ -209,6 +212,32 @@ def test_large_pictures_are_read_and_bombs_refused(file, noise, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(UserError, match=r"picture\.png"):
         images.read(path)
+
+
+READ_ON_THREADS = """
+import concurrent.futures, sys, warnings
+from PIL import Image
+from srgan_jax import images
+Image.MAX_IMAGE_PIXELS = 60
+filters = list(warnings.filters)
+sys.setswitchinterval(1e-6)
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    for image, note in pool.map(images.read, [sys.argv[1]] * 2000):
+        assert image.shape == (10, 10, 3)
+assert warnings.filters == filters
+"""
+
+
+def test_threads_read_quietly_and_leave_warnings_as_they_are(file, noise):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "camera"
+    cut = exif.tobytes()[:-4]  # Pillow remarks on it
+    path = file(noise(10, 10), "RGB", ".jpg", exif=cut)
+    warnings.simplefilter("always")
+    with pytest.warns(UserWarning, match="Truncated File Read"):
+        images.read(path)
+    command = [sys.executable, "-W", "error", "-c", READ_ON_THREADS, str(path)]
+    subprocess.run(command, check=True)
 
 
 def test_find_is_recursive_and_sorted(tmp_path):

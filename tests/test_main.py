@@ -31,6 +31,18 @@ CASES = {
     ),
     "crop off the scale": ([MSE, "--config.data.crop=18"], ["config.data.crop=18", "scale=4"]),
     "no loss": ([MSE, "--config.gan.content.pixel=0.0"], ["config.gan.content", "above 0"]),
+    "operations as one word": (
+        [MSE, "--config.data.degradation=blur,bicubic"],
+        ["config.data.degradation=('blur,bicubic',)", "such as ('blur', 'bicubic')"],
+    ),
+    "one end of a range": (
+        [MSE, "--config.data.degradation=gaussian", "--config.data.blur_sigma=2.5"],
+        ["config.data.blur_sigma=(2.5,)", "two numbers, the lowest and the highest"],
+    ),
+    "operation of a config file as a word": (
+        ["--config={}/word.py"],
+        ["word.py", "'degradation'", "'str'", "'tuple'"],
+    ),
     "infinite rate": (
         [MSE, FOLDER, "--config.optim.learning_rate=inf"],
         ["config.optim.learning_rate=inf"],
@@ -99,6 +111,10 @@ def material(tmp_path_factory):
     whole = (folder / "broken" / "1.jpg").read_bytes()
     (folder / "broken" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "text.npz").write_text("hello")
+    (folder / "word.py").write_text(
+        "from srgan_jax import config\n\n\ndef get_config():\n    c = config.paper()\n"
+        "    c.data.degradation = 'bicubic'\n    return c\n"
+    )
     return folder
 
 

@@ -1,4 +1,4 @@
-"""`python -m srgan_jax.benchmark data`: what the loop and its data cost beside the bare step."""
+"""`python -m srgan_jax.benchmark data|pack`: what data costs beside the bare step, and to pack."""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from srgan_jax import cli, config_flag
 from srgan_jax.errors import UserError
 
 CONFIG = config_flag.define(str(pathlib.Path(__file__).with_name("config.py")))
-SECONDS = flags.DEFINE_float("seconds", 5.0, "Of one measurement, about.", lower_bound=0.1)
+SECONDS = flags.DEFINE_float("seconds", 5.0, "Of one measurement of data, about.", lower_bound=0.1)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Measurements of each kind, in turns.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
-WHAT = ("data",)
+WHAT = ("data", "pack")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,9 +22,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"say what to measure: python -m srgan_jax.benchmark {'|'.join(WHAT)}")
     config = config_flag.checked(CONFIG)
 
-    from srgan_jax.benchmark import data  # after the flags: a mistyped one is answered at once
+    from srgan_jax.benchmark import data, packing  # late: a mistyped flag is answered at once
 
-    data.benchmark(config, rounds=ROUNDS.value, seconds=SECONDS.value, output=OUTPUT.value)
+    if argv[1] == "pack":
+        packing.benchmark(config, rounds=ROUNDS.value, output=OUTPUT.value)
+    else:
+        data.benchmark(config, rounds=ROUNDS.value, seconds=SECONDS.value, output=OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """The training loop against the bare step: what batches, dispatches and their checks cost."""
 
 import itertools
-import json
-import statistics
 import time
 from collections.abc import Callable
 
@@ -10,7 +8,8 @@ import jax
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
-from srgan_jax import files, loop, recipes, train
+from srgan_jax import loop, recipes, train
+from srgan_jax.benchmark import rates as rates_lib
 from srgan_jax.data.batches import Calls
 from srgan_jax.engine import AHEAD, Engine, steps_per_dispatch
 from srgan_jax.errors import UserError
@@ -20,7 +19,6 @@ from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState
 from srgan_jax.steps import pretrain_step
 from srgan_jax.supply import Supply
-from srgan_jax.workdir import environment
 
 PLACEMENTS = ("device", "host")
 
@@ -72,11 +70,7 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | 
             before = time.perf_counter()
             state = measure(state, count)
             rates[name].append(images / (time.perf_counter() - before))
-    for line in table(rates):
-        say(line)
-    if output:
-        with files.replacing(output) as aside:
-            aside.write_text(json.dumps({"images_per_second": rates, **environment()}) + "\n")
+    rates_lib.report(rates, "images/s", output)
 
 
 def bare(engine: Engine, phase: Phase) -> Measure:
@@ -117,19 +111,3 @@ def looped(config: ConfigDict, engine: Engine, phase: Phase) -> Measure:
         return jax.block_until_ready(state)
 
     return run
-
-
-def table(rates: dict[str, list[float]]) -> list[str]:
-    """Each kind's median rate, lowest and highest, and its share of the bare step's in the median.
-
-    Shares are taken within a round, so that the machine was the same.
-    """
-    first, *_ = rates.values()
-    lines = []
-    for name, values in rates.items():
-        share = statistics.median(a / b for a, b in zip(values, first, strict=True))
-        lines.append(
-            f"{name:29} {statistics.median(values):9.1f} images/s"
-            f"  ({min(values):.1f} to {max(values):.1f})  {share:6.1%}"
-        )
-    return lines

@@ -46,6 +46,7 @@ def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
         with tempfile.TemporaryDirectory(dir=root, prefix="benchmark-") as cache:
             packed.pack(source="folder", path=data.path, split="train", cache=cache)
 
+    held = _peak_memory()
     decode()
     measures: dict[str, Callable[[], None]] = {"decoded": decode, "packed": pack}
     rates: dict[str, list[float]] = {name: [] for name in measures}
@@ -60,7 +61,7 @@ def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
     cores = ", ".join(f"{name} {statistics.median(values):.2f}" for name, values in busy.items())
     say(
         f"{count} pictures, {rounds} rounds; cores busy of {sources.cores()}: {cores};"
-        f" at most {_peak_memory() / 1e6:.0f} MB of memory"
+        f" {(_peak_memory() - held) / 1e6:.0f} MB of memory at most"
     )
     rates_lib.report(rates, "pictures/s", output)
 

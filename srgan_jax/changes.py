@@ -9,7 +9,7 @@ from srgan_jax import config as config_lib
 # Keys, or groups of them. These change neither what is learned nor what was validated.
 HARMLESS = (
     "checkpoint", "data.cache", "data.damaged", "data.placement", "deterministic",
-    "eval.every_steps", "log", "parallel", "steps_per_dispatch",
+    "eval.every_steps", "log", "optim.sharded", "parallel", "steps_per_dispatch",
 )  # fmt: skip
 
 # These make another network, or a state of another form.

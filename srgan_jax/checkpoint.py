@@ -22,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import (
     PreservationPolicy,
 )
 
-from srgan_jax import files
+from srgan_jax import files, processes
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.state import TrainState
 
@@ -67,12 +67,19 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             lightweight_initialize=True,  # reads nothing of checkpoints, which may be damaged
+            create=False,
         )
+        if processes.count() > 1:  # of which the first alone has checkpoints
+            me = processes.index()
+            self._options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix="first"
+            )
         self._remove_unfinished()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
             return ocp.CheckpointManager(self._directory, options=self._options)
         except OSError as error:
             raise UserError(f"{self._directory}: cannot be used ({first_line(error)})") from error
@@ -89,18 +96,20 @@ class Checkpoints:
             logging.warning("removed the unfinished save of step %s: %s", step, folder)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Begin to write a checkpoint. Raises: UserError where this or the last one cannot be."""
-        host = jax.device_get(state)
+        """Begin to write a checkpoint of a state of host arrays.
+
+        Raises: UserError where this or the last one cannot be written.
+        """
         try:
             meta = {
-                "sha256": digest(host),
-                "discriminator": host.discriminator is not None,
+                "sha256": digest(state),
+                "discriminator": state.discriminator is not None,
                 "origin": self._origin,
             }
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta)
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
                 ),
             )
             if not saved:
@@ -125,14 +134,14 @@ class Checkpoints:
         self._manager.close()
 
     def restore_latest(self, template: Callable[[bool], TrainState]) -> TrainState | None:
-        """The newest whole checkpoint, or None where there is none at all.
+        """The newest whole checkpoint, in host arrays, or None where there is none at all.
 
         One that is damaged, or none of this run's, is moved to `damaged/` beside the checkpoints,
         with a warning, and the one before it is tried.
 
         Args:
-          template: the abstract state (`jax.ShapeDtypeStruct`s with shardings) with the
-            discriminator, or without.
+          template: the abstract state (`jax.ShapeDtypeStruct`s) with the discriminator, or
+            without.
         Raises: UserError where there are checkpoints but every one is damaged, or of another
           origin.
         """
@@ -167,18 +176,17 @@ class Checkpoints:
                 f"{self._directory}: the run was begun with other pictures, or a part of them:"
                 " give those, or another --workdir, or --allow_changes to go on with these"
             )
+        form = jax.tree.map(_on_one_device, template(meta["discriminator"]))
         restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template(meta["discriminator"]))
-            ),
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(form))
         )
-        if digest(jax.device_get(restored.state)) != meta["sha256"]:
+        state = jax.device_get(restored.state)
+        if digest(state) != meta["sha256"]:
             raise ValueError("its arrays are not those that were saved")
-        if int(restored.state.step) != step:
-            raise ValueError(f"it was saved as step {int(restored.state.step)}")
+        if int(state.step) != step:
+            raise ValueError(f"it was saved as step {int(state.step)}")
         self.other_origin = meta["origin"] != self._origin
-        return restored.state
+        return state
 
     @property
     def _damaged(self) -> pathlib.Path:
@@ -214,6 +222,12 @@ class Preserve(PreservationPolicy):
         """For each checkpoint, whether it stays."""
         chosen = self._choose([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in chosen for checkpoint in checkpoints]
+
+
+def _on_one_device(form: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The same array where Orbax is to put it."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(form.shape, form.dtype, sharding=device)
 
 
 def digest(tree: Any) -> str:

@@ -3,11 +3,11 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from srgan_jax.errors import UserError, first_line
+from srgan_jax.errors import StoppedError, UserError, first_line
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -25,7 +25,10 @@ def run(
     main: Callable[[Sequence[str]], Any],
     parser: Callable[[Sequence[str]], list[str]] = parse_flags,
 ) -> None:
-    """Run a command: exit status 0, or 2 with one line. Libraries log warnings, unless asked."""
+    """Run a command: exit status 0, or 2 with one line. Libraries log warnings, unless asked.
+
+    One that is stopped where nothing has to be saved has status 0 too: its scheduler asked for it.
+    """
 
     def quiet_main(argv: Sequence[str]) -> Any:
         if not flags.FLAGS["verbosity"].present:  # `app.run` has just set it to INFO
@@ -40,6 +43,20 @@ def run(
     except BrokenPipeError:  # nobody reads on, as behind `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
+    except StoppedError:
+        print("stopped: the same command goes on from here")
+        leave(0)
     except KeyboardInterrupt:
         print("srgan_jax: interrupted", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once, whatever its threads do.
+
+    Python's own end would take the modules from under a compiling XLA, and wait for processes
+    that wait for this one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

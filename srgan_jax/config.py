@@ -82,6 +82,9 @@ def paper() -> ConfigDict:
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.999
     c.optim.epsilon = 1e-8
+    c.optim.accumulate = 1  # parts that each device takes its crops of a batch in, one after the
+    # other, where they don't fit at once; BatchNorm then normalises each part by itself
+    c.optim.sharded = False  # True: Adam's moments shared out over the devices, with "jit"
     c.ema_decay = 0.0  # moving average of the generator's parameters and statistics; 0: none
     c.init_from = ""  # a generator's .safetensors to start from; "": random
 
@@ -170,6 +173,7 @@ _AT_LEAST = {
     "discriminator.channels": 1,
     "discriminator.dense": 1,
     "gan.discriminator_updates": 1,
+    "optim.accumulate": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep": 1,
     "checkpoint.keep_every": 0,
@@ -271,6 +275,8 @@ def validate(config: ConfigDict) -> None:
                 f" {config[group].source!r}: add --config.{group}.source=folder and {group}.path,"
                 " the folder of the HR pictures"
             )
+    if config.optim.sharded:
+        require(config.parallel == "jit", "parallel", "'jit' with optim.sharded")
     for key in _BELOW_ONE:
         require(0 <= value(key) < 1, key, "from 0 to below 1")
     for key in _ABOVE_ZERO:

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -13,19 +12,11 @@ from srgan_jax.changes import Changes
 from srgan_jax.checkpoint import Checkpoints
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import report
+from srgan_jax.loop import Record
 from srgan_jax.monitor import Monitor, say
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState
 from srgan_jax.workdir import Workdir
-
-
-class Resumed(NamedTuple):
-    """What a run goes on with; the first two are to be closed."""
-
-    checkpoints: Checkpoints
-    monitor: Monitor
-    best: Best
-    state: TrainState
 
 
 def resume(
@@ -38,7 +29,7 @@ def resume(
     origin: str,
     changes: Changes,
     allow_changes: bool,
-) -> Resumed:
+) -> tuple[Record, TrainState]:
     """Continue from the newest checkpoint, or begin, and record this start.
 
     Args:
@@ -47,6 +38,7 @@ def resume(
       origin: the fingerprint of the pictures.
       changes: of the config since the last start, which may go on.
       allow_changes: whether the pictures may be others than they were.
+    Returns: what the run goes on with, whose checkpoints and monitor are to be closed.
     Raises: UserError.
     """
     best = Best(config.eval.best)
@@ -85,7 +77,7 @@ def resume(
     workdir.record_start(
         config, step=step, pictures=origin, changed=differences, validations_since=since
     )
-    return Resumed(checkpoints, monitor, best, state)
+    return Record(config, workdir, checkpoints, monitor, best), state
 
 
 def count_validations(
@@ -120,11 +112,12 @@ def exported_step(file: pathlib.Path) -> int | None:
         return None
 
 
-def say_best(workdir: Workdir, phases: list[Phase], best: Best) -> None:
+def say_best(record: Record, phases: list[Phase]) -> None:
     """Tell which validation of each phase was the best, and where that generator is."""
+    best = record.best
     for phase in phases:
         found = best.of(phase.name)
         if found is not None:
             value = report.number(best.metric.split("/")[1], found.value)
-            file = workdir.export(f"{phase.network}_best").name
+            file = record.workdir.export(f"{phase.network}_best").name
             say(f"{phase.network}: best {best.metric} {value} after step {found.step}: {file}")

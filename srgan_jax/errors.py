@@ -1,4 +1,4 @@
-"""The one exception that a user sees as a line, not as a traceback."""
+"""The exceptions that a user sees as a line, not as a traceback."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,10 @@ class UserError(Exception):
     The message is one line, names the file or the config key, and says what to do.
     `main` prints it and exits with status 2.
     """
+
+
+class StoppedError(BaseException):
+    """SIGINT or SIGTERM where there is nothing to save; not an `Exception`, which is caught."""
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

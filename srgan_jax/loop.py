@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import threading
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from srgan_jax.engine import Engine
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate.workdirs import Evaluator
 from srgan_jax.monitor import Monitor, Progress, duration, say
+from srgan_jax.processes import Stop
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState, best_variables
 from srgan_jax.steps import Metrics
@@ -28,22 +28,30 @@ SHOWN = {"pretrain": ("loss",), "gan": ("loss", "d/real", "d/fake")}
 
 
 @dataclasses.dataclass(frozen=True)
+class Record:
+    """What the first process of a run writes; the others have none."""
+
+    config: ConfigDict
+    workdir: Workdir
+    checkpoints: Checkpoints
+    monitor: Monitor
+    best: Best
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What the phases of one run share."""
 
     config: ConfigDict
-    workdir: Workdir
     engine: Engine
-    checkpoints: Checkpoints
-    monitor: Monitor
     evaluator: Evaluator
-    best: Best
-    stop_requested: threading.Event
+    stop: Stop
+    record: Record | None
 
 
 def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
-    """Run a phase from where the state is to its end, or until a stop is requested."""
-    config, monitor = run.config, run.monitor
+    """Run a phase from where the state is to its end, or until the run is to stop."""
+    config, record = run.config, run.record
     done = int(state.step)
     progress = Progress(phase.name, phase.start, done, phase.stop, config.data.batch_size)
     pending: list[tuple[int, Metrics]] = []
@@ -51,7 +59,8 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
     def compiled(done: int, steps: int, seconds: float) -> None:
         left = f"{phase.stop - done} steps to go" + (f", {steps} a dispatch" if steps > 1 else "")
         say(f"{phase.name}: {left}, compiled in {duration(seconds)}")
-        monitor.timing(done + 1, phase.name, {"compile_seconds": seconds})
+        if record:
+            record.monitor.timing(done + 1, phase.name, {"compile_seconds": seconds})
         progress.leave_out(seconds)
 
     dispatches = run.engine.dispatches(phase, state, compiled)
@@ -68,22 +77,24 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
                     config.checkpoint.every_steps,
                 )
             )
-            stopping = run.stop_requested.is_set()  # asked once, so that no stop goes unsaved
+            stopping = run.stop.asked()
             save |= stopping
             if log or validate or save:
                 values, wrong = fetch(pending)
                 if wrong:
-                    raise diverged(phase, wrong, run.checkpoints)
+                    raise diverged(phase, wrong, record)
                 pending.clear()
-            if log:
-                monitor.metrics(done, phase.name, values)
+            if log and record:
+                record.monitor.metrics(done, phase.name, values)
                 shown = {name: values[name] for name in SHOWN[phase.name]}
-                monitor.timing(done, phase.name, progress.report(done, shown))
+                record.monitor.timing(done, phase.name, progress.report(done, shown))
             progress.pause()
             if validate:
                 validate_and_export(run, phase, state)
             if save:
-                run.checkpoints.save(done, state)
+                on_host = run.engine.parallel.to_host(state)
+                if record:
+                    record.checkpoints.save(done, on_host)
             progress.resume()
             if stopping:
                 break
@@ -107,14 +118,16 @@ def fetch(pending: list[tuple[int, Metrics]]) -> tuple[dict[str, float], str]:
     return {name: float(values[-1]) for name, values in metrics.items()}, ""
 
 
-def diverged(phase: Phase, what: str, checkpoints: Checkpoints) -> UserError:
+def diverged(phase: Phase, what: str, record: Record | None) -> UserError:
     """Why a run ends that has met a number that is not finite."""
-    checkpoints.wait()
-    kept = checkpoints.latest_step()
+    good = ""
+    if record:
+        record.checkpoints.wait()
+        kept = record.checkpoints.latest_step()
+        good = f"the checkpoint of step {kept} is good; " if kept else "no checkpoint yet; "
     return UserError(
-        f"{phase.name}: {what}: stopped; "
-        + (f"the checkpoint of step {kept} is good" if kept else "no checkpoint yet")
-        + f"; try a lower --config.{phase.name}.learning_rate in a new --workdir"
+        f"{phase.name}: {what}: stopped; {good}try a lower"
+        f" --config.{phase.name}.learning_rate in a new --workdir"
     )
 
 
@@ -126,35 +139,38 @@ def validate_and_export(run: Run, phase: Phase, state: TrainState) -> None:
     """
     step = int(state.step)
     scalars, pictures = run.evaluator.validate(phase.recipe.generator, best_variables(state))
-    run.best.add(step, phase.name, scalars)
-    best = run.best.of(phase.name)
+    record = run.record
+    if not record:
+        return
+    record.best.add(step, phase.name, scalars)
+    best = record.best.of(phase.name)
     if best is not None and best.step == step:
-        told = {"metric": run.best.metric, "value": best.value}
-        export(run, phase, state, f"{phase.network}_best", best=told)
-    run.monitor.metrics(step, phase.name, scalars)
-    run.monitor.pictures(step, pictures)
+        told = {"metric": record.best.metric, "value": best.value}
+        export(record, phase, state, f"{phase.network}_best", best=told)
+    record.monitor.metrics(step, phase.name, scalars)
+    record.monitor.pictures(step, pictures)
 
 
-def export(run: Run, phase: Phase, state: TrainState, name: str, **told: Any) -> None:
+def export(record: Record, phase: Phase, state: TrainState, name: str, **told: Any) -> None:
     """Write the generator as NAME.safetensors; its metadata has what is told beside its story."""
     weights.save_generator(
-        run.workdir.export(name),
+        record.workdir.export(name),
         phase.recipe.generator,
         state.generator.variables,
-        story(run, phase, int(state.step)) | told,
+        story(record, phase, int(state.step)) | told,
         ema=state.ema,
     )
 
 
-def story(run: Run, phase: Phase, step: int) -> dict[str, Any]:
+def story(record: Record, phase: Phase, step: int) -> dict[str, Any]:
     """How a generator was trained, for its metadata."""
     return {
         "network": phase.network,
         "step": step,
-        "config": config_lib.to_json(run.config),
+        "config": config_lib.to_json(record.config),
         "changed": [
             {"after_step": start["step"], "config": start["changed"]}
-            for start in run.workdir.starts()
+            for start in record.workdir.starts()
             if start.get("changed") and start["step"] < step
         ],
         "revision": source_revision(),

@@ -14,6 +14,7 @@ import tqdm
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from srgan_jax import processes
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.workdir import Workdir
 
@@ -94,9 +95,10 @@ def _drop_after(workdir: Workdir, file: pathlib.Path, step: int) -> None:
 
 
 def say(line: str) -> None:
-    """A console line, above the progress bar where there is one."""
-    tqdm.tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
+    """A console line of the first process, above the progress bar where there is one."""
+    if processes.is_first():
+        tqdm.tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
 
 
 class Progress:
@@ -112,7 +114,7 @@ class Progress:
             initial=done - start,
             total=stop - start,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and processes.is_first()),
         )
 
     def advance(self, step: int) -> None:

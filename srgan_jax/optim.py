@@ -1,8 +1,14 @@
 """Adam and the learning-rate schedules, both networks alike."""
 
 import dataclasses
+import math
+from typing import Any
 
+import jax
 import optax
+
+# Arrays of fewer elements are whole on every device: sending them costs more than their memory.
+SMALLEST_SHARDED = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +60,48 @@ def adam(
 def updates_done(opt_state: optax.OptState) -> int:
     """How many updates a state of `adam` has seen."""
     return int(opt_state[0].count)
+
+
+def shard_axis(shape: tuple[int, ...], shards: int) -> int | None:
+    """The axis along which a parameter's optimizer state is shared out; None: it is whole."""
+    divided = [axis for axis, side in enumerate(shape) if side % shards == 0]
+    if shards == 1 or math.prod(shape) < SMALLEST_SHARDED or not divided:
+        return None
+    return max(divided, key=lambda axis: shape[axis])
+
+
+def sharded_update(
+    tx: optax.GradientTransformation,
+    grads: Any,
+    opt_state: optax.OptState,
+    params: Any,
+    axis_name: str,
+) -> tuple[Any, optax.OptState]:
+    """As `tx.update`, each device doing its part of every large parameter (ZeRO, stage 1).
+
+    Args:
+      tx: works on each element alone, as Adam does.
+      grads: whole, the same on every device.
+      opt_state: this device's part, see `shard_axis`.
+      params: whole.
+      axis_name: of the devices.
+
+    Returns: the whole updates, and this device's part of the new state.
+    """
+    shards, here = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+
+    def own(x: jax.Array) -> jax.Array:
+        axis = shard_axis(x.shape, shards)
+        if axis is None:
+            return x
+        part = x.shape[axis] // shards
+        return jax.lax.dynamic_slice_in_dim(x, here * part, part, axis)
+
+    def whole(update: jax.Array, param: jax.Array) -> jax.Array:
+        axis = shard_axis(param.shape, shards)
+        if axis is None:
+            return update
+        return jax.lax.all_gather(update, axis_name, axis=axis, tiled=True)
+
+    updates, opt_state = tx.update(jax.tree.map(own, grads), opt_state, jax.tree.map(own, params))
+    return jax.tree.map(whole, updates, params), opt_state

@@ -1,4 +1,4 @@
-"""The one place where a pure step becomes a jitted program over the devices."""
+"""The one place where a pure step becomes a compiled program over the devices of all processes."""
 
 import functools
 from collections.abc import Callable
@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from srgan_jax import optim
 from srgan_jax.data.degradation import Batch
 from srgan_jax.data.resident import Resident, ResidentSource, Store
-from srgan_jax.data.sampling import CropPlan, Sizes
+from srgan_jax.data.sampling import Sizes
 from srgan_jax.errors import UserError
-from srgan_jax.state import Params, TrainState
+from srgan_jax.state import Network, Params, TrainState
 from srgan_jax.steps import Metrics, Recipe
 
 AXIS = "devices"
@@ -24,26 +25,39 @@ Program = Callable[[TrainState, Params, Resident | Batch], tuple[TrainState, Met
 class Parallel:
     """Places arrays on the devices and compiles steps for them; the batch is what is split.
 
-    The state is whole on every device and has no device axis in either mode, so that
-    checkpoints don't depend on how many devices wrote them.
+    The state is whole on every device, but for the optimizers' where those are sharded. It has no
+    device axis in either mode, so that checkpoints don't depend on how many devices wrote them.
+    What is split has one, the first: a device's share of each batch, or of the pictures.
     """
 
-    def __init__(self, mode: str, devices: list[jax.Device] | None = None):
-        """`mode` is "jit" or "pmap"; all of this process's devices by default."""
+    def __init__(
+        self,
+        mode: str,
+        devices: list[jax.Device] | None = None,
+        *,
+        shard_optimizer: bool = False,
+    ):
+        """`mode` is "jit" or "pmap"; all devices of all processes by default."""
         self.mode = mode
-        self.devices = devices or jax.local_devices()
+        # Those of a process beside each other: its shares of a batch are consecutive crops.
+        self.devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
         # Auto axes: under Explicit ones pixel shuffle's reshape would have to name a sharding.
         self.mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self._axis_name = AXIS if len(self.devices) > 1 else None
+        self._optimizer_shards = len(self.devices) if shard_optimizer else 1
+        own = [device.process_index == jax.process_index() for device in self.devices]
+        self._own = slice(own.index(True), own.index(True) + sum(own))
 
-    def check_batch(self, batch_size: int) -> None:
-        """Raises: UserError where the devices don't divide the batch."""
-        if batch_size % len(self.devices):
+    def check_batch(self, batch_size: int, accumulate: int = 1) -> None:
+        """Raises: UserError where the devices, each in so many parts, don't divide the batch."""
+        if batch_size % (len(self.devices) * accumulate):
+            parts = f", in {accumulate} parts (config.optim.accumulate)" if accumulate > 1 else ""
             raise UserError(
                 f"config.data.batch_size={batch_size} cannot be split over"
-                f" {len(self.devices)} devices: make it a multiple, or show JAX fewer devices"
-                " (on GPUs by CUDA_VISIBLE_DEVICES)"
+                f" {len(self.devices)} devices{parts}: make it a multiple, or show JAX fewer"
+                " devices (on GPUs by CUDA_VISIBLE_DEVICES)"
             )
 
     def compile(
@@ -61,87 +75,139 @@ class Parallel:
         Batches come from `source` and the pictures in `data`; or, without a source, `data` is
         the batches, as `place_batches` gives them. Metrics have a leading axis [steps]. The
         state passed to the program is donated to the one returned.
+
+        Both modes run the same function on every device, with its share; the collectives in it
+        are those of `steps.average`, of BatchNorm, and of sharded pictures and optimizers.
         """
+        many = functools.partial(_many_steps, step, recipe, source, steps, self._axis_name)
         if self.mode == "jit":
-            take = None if source is None else self._over_devices(source, data)
+            split = _where(source, data, True, False)
+
+            def share(state: TrainState, vgg_params: Params, data: Any) -> Any:
+                own = jax.tree.map(lambda x, split: x[0] if split else x, data, split)
+                return many(state, vgg_params, own)
+
+            everywhere = PartitionSpec()
+            specs = self._state_specs(state)
             program = jax.jit(
-                functools.partial(_many_steps, step, recipe, source, take, steps, None),
-                out_shardings=(self.replicated, self.replicated),
+                jax.shard_map(
+                    share,
+                    mesh=self.mesh,
+                    in_specs=(specs, everywhere, _where(source, data, self.split.spec, everywhere)),
+                    out_specs=(specs, everywhere),
+                    # As under pmap: gradients are averaged where the step says so, nowhere else.
+                    check_vma=False,
+                ),
                 donate_argnums=0,
             )
         else:
-            take = None if source is None else functools.partial(_flat_share, source)
-            batches_or_blocks: Any = 0 if source is None else _specs(source, data, 0, None)
             program = jax.pmap(
-                functools.partial(_many_steps, step, recipe, source, take, steps, AXIS),
+                many,
                 axis_name=AXIS,
-                in_axes=(None, None, batches_or_blocks),
+                in_axes=(None, None, _where(source, data, 0, None)),
                 out_axes=None,  # the same on every device
                 devices=self.devices,
                 donate_argnums=0,
             )
         return program.lower(state, vgg_params, data).compile()
 
-    def _over_devices(self, source: ResidentSource, data: Any) -> Callable[..., Batch]:
-        """`source.take` for all devices together: each field [parts * B, ...]."""
-        everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-        shared = jax.shard_map(
-            functools.partial(source.take, axis_name=AXIS),
-            mesh=self.mesh,
-            in_specs=(_specs(source, data, split, everywhere), everywhere),
-            out_specs=PartitionSpec(None, AXIS),
+    def place_state(self, state: TrainState) -> TrainState:
+        """A state of host arrays, or of one device's, on all devices."""
+        return jax.tree.map(
+            lambda x, spec: _place(x, NamedSharding(self.mesh, spec)),
+            state,
+            self._state_specs(state),
         )
-        return lambda data, plan: jax.tree.map(_flat, shared(data, plan))
+
+    def to_host(self, state: TrainState) -> TrainState:
+        """The whole state in host arrays; all processes have to ask for it together."""
+        if self._optimizer_shards > 1:
+            state = jax.jit(lambda x: x, out_shardings=self.replicated)(state)
+        return jax.device_get(state)
 
     def replicate(self, tree: Any) -> Any:
         """Arrays whole on every device."""
-        return jax.device_put(tree, self.replicated)
+        return jax.tree.map(lambda x: _place(x, self.replicated), tree)
 
     def place_pictures(self, data: Resident, source: ResidentSource) -> Resident:
         """Pictures on the devices, whole on each or each a part, as the source says."""
-        if self.mode == "pmap":
-            devices = len(self.devices)
-            data = jax.tree.map(
-                lambda x, split: x.reshape(devices, -1, *x.shape[1:]) if split else x,
-                data,
-                _specs(source, data, True, False),
-            )
-        return jax.device_put(data, _specs(source, data, self.split, self.replicated))
+        split = _where(source, data, True, False)
+        return jax.tree.map(lambda x, split: self._split(x) if split else self.replicate(x),
+                            data, split)  # fmt: skip
+
+    def _split(self, x: np.ndarray) -> jax.Array:
+        """Consecutive parts [devices, M, ...] of [N, ...]; the last are filled up with zeros."""
+        count = len(self.devices)
+        part = -(-len(x) // count)
+
+        def of_device(index: tuple[slice, ...] | None) -> np.ndarray:
+            first = (index[0].start or 0) if index else 0
+            found = x[first * part : (first + 1) * part]
+            missing = part - len(found)
+            padding = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
+            return (np.pad(found, padding) if missing else found)[None]
+
+        return jax.make_array_from_callback((count, part, *x.shape[1:]), self.split, of_device)
+
+    def share(self, batch_size: int) -> slice:
+        """The crops of each batch that the devices of this process take."""
+        each = batch_size // len(self.devices)
+        return slice(self._own.start * each, self._own.stop * each)
 
     def place_batches(self, batches: Batch, parts: int) -> Batch:
-        """Host batches [steps, parts * B, ...] on the devices, as programs of this mode take them.
+        """Host batches on the devices, each field [devices, steps, parts * b, ...].
 
-        With `parts` updates of D in a step, every device gets its share of each part.
+        Args:
+          batches: this process's `share` of each, [steps, parts * B, ...].
+          parts: batches in a step, of each of which every device gets its share.
         """
-        if self.mode == "jit":
-            return jax.device_put(batches, NamedSharding(self.mesh, PartitionSpec(None, AXIS)))
-        devices = len(self.devices)
+        own = self._own.stop - self._own.start
 
-        def share(x: np.ndarray) -> np.ndarray:
-            x = x.reshape(len(x), parts, devices, -1, *x.shape[2:])
-            x = np.moveaxis(x, 2, 0)
-            return x.reshape(devices, x.shape[1], -1, *x.shape[4:])
+        def place(x: np.ndarray) -> jax.Array:
+            x = x.reshape(len(x), parts, own, -1, *x.shape[2:])
+            x = np.moveaxis(x, 2, 0)  # [devices, steps, parts, b, ...]
+            x = x.reshape(own, x.shape[1], -1, *x.shape[4:])
+            shape = (len(self.devices), *x.shape[1:])
+            return jax.make_array_from_process_local_data(self.split, x, shape)
 
-        return jax.device_put(jax.tree.map(share, batches), self.split)
+        return jax.tree.map(place, batches)
+
+    def _state_specs(self, state: TrainState) -> TrainState:
+        """How each array of a state lies on the mesh."""
+        everywhere = PartitionSpec()
+
+        def of_optimizer(x: Any) -> PartitionSpec:
+            axis = optim.shard_axis(x.shape, self._optimizer_shards)
+            return everywhere if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+        def of_part(part: Any) -> Any:
+            specs = jax.tree.map(lambda _: everywhere, part)
+            if isinstance(part, Network):
+                specs = specs.replace(opt_state=jax.tree.map(of_optimizer, part.opt_state))
+            return specs
+
+        return jax.tree.map(of_part, state, is_leaf=lambda part: isinstance(part, Network))
 
 
 def _many_steps(
     step: Step,
     recipe: Recipe,
     source: ResidentSource | None,
-    take: Callable[[Resident, CropPlan], Batch] | None,
     steps: int,
     axis_name: str | None,
     state: TrainState,
     vgg_params: Params,
     data: Any,
 ) -> tuple[TrainState, Metrics]:
-    """One step after another, each with its own batch; metrics [steps]."""
+    """One step after another, each with its own batch, on one device; metrics [steps]."""
     # All crops are planned at once: small operations that a step would wait for.
     batches_or_plans = data if source is None else source.plans(data, state.step, steps)
 
     def one(state: TrainState, batch_or_plan: Any) -> tuple[TrainState, Metrics]:
-        batch = batch_or_plan if take is None else take(data, batch_or_plan)
+        batch = batch_or_plan
+        if source is not None:
+            parts = source.take(data, batch_or_plan, AXIS)
+            batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
         return step(recipe, state, vgg_params, batch, axis_name=axis_name)
 
     if steps == 1:  # no loop: inside one, XLA's CPU backend is many times slower
@@ -150,17 +216,10 @@ def _many_steps(
     return jax.lax.scan(one, state, batches_or_plans, length=steps)
 
 
-def _flat(x: jax.Array) -> jax.Array:
-    """[parts, B, ...] to [parts * B, ...]."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _flat_share(source: ResidentSource, data: Resident, plan: CropPlan) -> Batch:
-    return jax.tree.map(_flat, source.take(data, plan, AXIS))
-
-
-def _specs(source: ResidentSource, data: Any, split: Any, whole: Any) -> Resident:
-    """A tree like `data`: `split` for what the devices share out, `whole` for the rest."""
+def _where(source: ResidentSource | None, data: Any, split: Any, whole: Any) -> Any:
+    """A tree like `data`: `split` for what has a device axis, `whole` for the rest."""
+    if source is None:
+        return jax.tree.map(lambda _: split, data)
 
     def of_store(store: Store | None) -> Store | None:
         blocks = split if source.sharded else whole
@@ -168,3 +227,14 @@ def _specs(source: ResidentSource, data: Any, split: Any, whole: Any) -> Residen
 
     sizes = Sizes(whole, whole, whole)
     return Resident(split, whole, sizes, of_store(data.hr), of_store(data.lr_image))  # type: ignore
+
+
+def _place(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, on the devices of all; nothing is sent between them."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        placed = _place(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(x))
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -113,6 +113,8 @@ def make_phases(
             degradation=degradation(config),
             vgg=vgg if content.vgg else None,
             ema_decay=config.ema_decay,
+            accumulate=config.optim.accumulate,
+            shard_optimizer=config.optim.sharded,
         )
         if is_gan:
             recipe = GanRecipe(

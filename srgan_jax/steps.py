@@ -1,20 +1,21 @@
 """The training steps, pure: (recipe, state, vgg_params, batch) -> (state, metrics).
 
-A `Recipe` is static, everything else arrays. `parallel.py` turns a step into a jitted one;
-under `pmap` (axis_name given) each device sees its share of the batch and what follows is
-averaged over the devices, so that both give the same update.
+A `Recipe` is static, everything else arrays. `parallel.py` turns a step into a compiled one. Of
+several devices (axis_name given) each runs it on its share of the batch, and gradients and metrics
+are averaged over them, one all-reduce for each update of a network.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from srgan_jax import losses
+from srgan_jax import losses, optim
 from srgan_jax.data import degradation
 from srgan_jax.data.degradation import Batch
 from srgan_jax.models.discriminator import Discriminator
@@ -23,6 +24,7 @@ from srgan_jax.models.vgg import VGG19
 from srgan_jax.state import Network, Params, TrainState, Variables, update_ema
 
 Metrics = dict[str, jax.Array]
+T = TypeVar("T")
 
 
 class Term(NamedTuple):
@@ -43,6 +45,8 @@ class Recipe:
       degradation: how the LR images are made.
       vgg: the module whose activations the content loss compares; None without VGG term.
       ema_decay: of the moving average of G; 0 for none.
+      accumulate: parts that a device takes its share of a batch in, one after the other.
+      shard_optimizer: whether the optimizers' states are shared out over the devices.
     """
 
     generator: Generator
@@ -51,6 +55,8 @@ class Recipe:
     degradation: degradation.Degradation
     vgg: VGG19 | None = None
     ema_decay: float = 0.0
+    accumulate: int = 1
+    shard_optimizer: bool = False
 
     @property
     def batches_per_step(self) -> int:
@@ -93,18 +99,25 @@ def pretrain_step(
       recipe: static.
       state: with no discriminator.
       vgg_params: of `recipe.vgg`; an empty dict where there is none.
-      batch: B crops.
-      axis_name: of the devices, under `pmap`.
+      batch: B crops, of several devices the share of one.
+      axis_name: of the devices, where there are several.
 
-    Returns: the new state, and scalars: what `gradients_at_sr` tells, and `grad_norm/generator`.
+    Returns: the new state, and scalars: what `describe` tells, and `grad_norm/generator`.
     """
-    lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
-    sr, pull_back, batch_stats = forward(recipe, state, lr_image, axis_name)
-    gradients, metrics = gradients_at_sr(content_terms(recipe, vgg_params, hr), sr, axis_name)
-    (grads,) = pull_back(functools.reduce(jnp.add, gradients.values()))
-    grads = average(grads, axis_name)
+
+    def gradients(batch: Batch) -> tuple[Params, Params, Metrics]:
+        made = generate(recipe, state, batch, axis_name=axis_name)
+        at_sr, sums = gradients_at_sr(content_terms(recipe, vgg_params, made.hr), made.sr)
+        (grads,) = made.pull_back(total(at_sr))
+        return grads, made.batch_stats, sums
+
+    grads, batch_stats, sums = accumulated(gradients, batch, recipe.accumulate)
+    grads, means = average((grads, sums), axis_name)
+    metrics = describe(recipe, means, axis_name)
     metrics["grad_norm/generator"] = optax.tree.norm(grads)
-    network = apply_gradients(recipe.generator_tx, state.generator, grads, batch_stats)
+    network = apply_gradients(
+        recipe, recipe.generator_tx, state.generator, grads, batch_stats, axis_name
+    )
     return finish(recipe, state, network, None), metrics
 
 
@@ -119,84 +132,132 @@ def gan_step(
 
     The last update of D and the update of G share one forward pass of G: its output serves D as
     it is, and `jax.vjp` carries the gradient of G's loss, taken with the updated D, back into G.
+    Where gradients are accumulated each part is passed twice, because keeping what the backward
+    pass needs of all parts would take the memory that is to be saved.
 
     Args:
       recipe: static.
       state: with a discriminator.
       vgg_params: of `recipe.vgg`; an empty dict where there is none.
-      batch: k * B crops, of which the last B serve G's update too.
-      axis_name: of the devices, under `pmap`.
+      batch: k * B crops, of which the last B serve G's update too; of several devices the share
+        of one.
+      axis_name: of the devices, where there are several.
 
-    Returns: the new state, and scalars: what `gradients_at_sr` tells, and the GAN's health:
+    Returns: the new state, and scalars: what `describe` tells, and the GAN's health:
       `d/real` and `d/fake`, D's mean answers; `grad_sr/content`, of all terms but the adversarial
       one, and its ratio to that; and gradient norms of both networks.
     """
-    lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
-    *early, (lr_image, hr) = zip(
-        jnp.split(lr_image, recipe.discriminator_updates),
-        jnp.split(hr, recipe.discriminator_updates),
-        strict=True,
-    )
+    *early, last = split(batch, recipe.discriminator_updates)
     discriminator = state.discriminator
     assert discriminator is not None
-    for early_lr, early_hr in early:
-        sr, *_ = forward(recipe, state, early_lr, axis_name)
-        discriminator, _ = update_discriminator(recipe, discriminator, early_hr, sr, axis_name)
 
-    sr, pull_back, batch_stats = forward(recipe, state, lr_image, axis_name)
-    discriminator, d_metrics = update_discriminator(recipe, discriminator, hr, sr, axis_name)
+    make: Callable[[Batch], Generated] = functools.partial(
+        generate, recipe, state, axis_name=axis_name
+    )
+    for batch in early:
+        discriminator, _ = update_discriminator(recipe, discriminator, batch, make, axis_name)
+    if recipe.accumulate == 1:
+        made_once = make(last)
+        make = lambda _: made_once  # noqa: E731
+    discriminator, d_metrics = update_discriminator(recipe, discriminator, last, make, axis_name)
 
     def adversarial(sr: jax.Array) -> jax.Array:
         judge = recipe.discriminator.clone(axis_name=axis_name)
         logits, _ = apply_training(judge, discriminator.variables, sr)
         return losses.generator_adversarial(recipe.adversarial.kind, logits)
 
-    terms = content_terms(recipe, vgg_params, hr)
-    terms["adversarial"] = Term(recipe.adversarial.weight, adversarial)
-    gradients, metrics = gradients_at_sr(terms, sr, axis_name)
-    (grads,) = pull_back(functools.reduce(jnp.add, gradients.values()))
-    grads = average(grads, axis_name)
-    network = apply_gradients(recipe.generator_tx, state.generator, grads, batch_stats)
+    def gradients(batch: Batch) -> tuple[Params, Params, Metrics]:
+        made = make(batch)
+        terms = content_terms(recipe, vgg_params, made.hr)
+        terms["adversarial"] = Term(recipe.adversarial.weight, adversarial)
+        at_sr, sums = gradients_at_sr(terms, made.sr)
+        (grads,) = made.pull_back(total(at_sr))
+        del at_sr["adversarial"]
+        sums["squares/content"] = jnp.sum(jnp.square(total(at_sr)))
+        return grads, made.batch_stats, sums
 
-    del gradients["adversarial"]
-    content = functools.reduce(jnp.add, gradients.values())
-    metrics["grad_sr/content"] = norm_over_devices(content, axis_name)
+    grads, batch_stats, sums = accumulated(gradients, last, recipe.accumulate)
+    grads, means = average((grads, sums), axis_name)
+    metrics = describe(recipe, means, axis_name)
     # A vanished adversarial gradient is a state of health, not an error: no infinity.
     least = jnp.maximum(metrics["grad_sr/adversarial"], 1e-30)
     metrics["grad_sr/ratio"] = metrics["grad_sr/content"] / least
     metrics["grad_norm/generator"] = optax.tree.norm(grads)
-    metrics |= d_metrics
-    return finish(recipe, state, network, discriminator), metrics
+    network = apply_gradients(
+        recipe, recipe.generator_tx, state.generator, grads, batch_stats, axis_name
+    )
+    return finish(recipe, state, network, discriminator), metrics | d_metrics
+
+
+class Generated(NamedTuple):
+    """A training pass of G over a batch.
+
+    Attributes:
+      hr: [B, H, W, 3] in [-1, 1].
+      sr: likewise.
+      pull_back: from a gradient at SR to that at G's parameters.
+      batch_stats: the new running statistics.
+    """
+
+    hr: jax.Array
+    sr: jax.Array
+    pull_back: Callable[[jax.Array], tuple[Params]]
+    batch_stats: Params
+
+
+def generate(
+    recipe: Recipe, state: TrainState, batch: Batch, *, axis_name: str | None
+) -> Generated:
+    """G in training mode on the LR images of a batch."""
+    lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
+    generator = recipe.generator.clone(axis_name=axis_name)
+    variables = state.generator.variables
+
+    def of_params(params: Params) -> tuple[jax.Array, Params]:
+        return apply_training(generator, Variables(params, variables.batch_stats), lr_image)
+
+    return Generated(hr, *jax.vjp(of_params, variables.params, has_aux=True))
 
 
 def update_discriminator(
-    recipe: GanRecipe, network: Network, hr: jax.Array, sr: jax.Array, axis_name: str | None
+    recipe: GanRecipe,
+    network: Network,
+    batch: Batch,
+    make: Callable[[Batch], Generated],
+    axis_name: str | None,
 ) -> tuple[Network, Metrics]:
-    """One update of D on HR and SR [B, S, S, 3]; SR's origin gets no gradient.
+    """One update of D on HR and SR of a batch, as `make` gives them; SR's origin gets no gradient.
 
     Real and fake crops pass separately, each normalised by its own batch statistics.
     """
     module = recipe.discriminator.clone(axis_name=axis_name)
-    sr = jax.lax.stop_gradient(sr)
 
-    def loss_fn(params: Params) -> tuple[jax.Array, tuple[Params, jax.Array, jax.Array]]:
-        variables = Variables(params, network.variables.batch_stats)
-        real_logits, batch_stats = apply_training(module, variables, hr)
-        fake_logits, batch_stats = apply_training(module, Variables(params, batch_stats), sr)
-        loss = losses.discriminator_loss(recipe.adversarial.kind, real_logits, fake_logits)
-        return loss, (batch_stats, real_logits, fake_logits)
+    def gradients(batch: Batch) -> tuple[Params, Params, Metrics]:
+        made = make(batch)
+        sr = jax.lax.stop_gradient(made.sr)
 
-    (loss, (batch_stats, real_logits, fake_logits)), grads = jax.value_and_grad(
-        loss_fn, has_aux=True
-    )(network.variables.params)
-    metrics = {
-        "loss/discriminator": loss,
-        "d/real": jnp.mean(losses.answers(recipe.adversarial.kind, real_logits)),
-        "d/fake": jnp.mean(losses.answers(recipe.adversarial.kind, fake_logits)),
-    }
-    grads, metrics = average((grads, metrics), axis_name)
+        def loss_fn(params: Params) -> tuple[jax.Array, tuple[Params, jax.Array, jax.Array]]:
+            variables = Variables(params, network.variables.batch_stats)
+            real_logits, batch_stats = apply_training(module, variables, made.hr)
+            fake_logits, batch_stats = apply_training(module, Variables(params, batch_stats), sr)
+            loss = losses.discriminator_loss(recipe.adversarial.kind, real_logits, fake_logits)
+            return loss, (batch_stats, real_logits, fake_logits)
+
+        (loss, (batch_stats, real_logits, fake_logits)), grads = jax.value_and_grad(
+            loss_fn, has_aux=True
+        )(network.variables.params)
+        answers = {
+            "loss/discriminator": loss,
+            "d/real": jnp.mean(losses.answers(recipe.adversarial.kind, real_logits)),
+            "d/fake": jnp.mean(losses.answers(recipe.adversarial.kind, fake_logits)),
+        }
+        return grads, batch_stats, answers
+
+    grads, batch_stats, answers = accumulated(gradients, batch, recipe.accumulate)
+    grads, metrics = average((grads, answers), axis_name)
     metrics["grad_norm/discriminator"] = optax.tree.norm(grads)
-    return apply_gradients(recipe.discriminator_tx, network, grads, batch_stats), metrics
+    tx = recipe.discriminator_tx
+    return apply_gradients(recipe, tx, network, grads, batch_stats, axis_name), metrics
 
 
 def content_terms(recipe: Recipe, vgg_params: Params, hr: jax.Array) -> dict[str, Term]:
@@ -218,50 +279,47 @@ def content_terms(recipe: Recipe, vgg_params: Params, hr: jax.Array) -> dict[str
     return terms
 
 
-def gradients_at_sr(
-    terms: dict[str, Term], sr: jax.Array, axis_name: str | None
-) -> tuple[dict[str, jax.Array], Metrics]:
-    """Each term's weighted gradient at SR [B, H, W, 3], of the device's share of the batch.
+def gradients_at_sr(terms: dict[str, Term], sr: jax.Array) -> tuple[dict[str, jax.Array], Metrics]:
+    """Each term's weighted gradient at SR [B, H, W, 3].
 
     Taken apart, they cost no more than their sum, and tell which term drives G. A term of
     weight 0 is reported only.
 
-    Returns: the gradients, and over all devices `loss`, each term unweighted as `loss/NAME`, and
-      the norm of its weighted gradient as `grad_sr/NAME`.
+    Returns: the gradients, and what `describe` takes once it is averaged: `loss`, each term
+      unweighted as `loss/NAME`, and the sum of its weighted gradient's squares as `squares/NAME`.
     """
-    values, gradients = {}, {}
+    gradients: dict[str, jax.Array] = {}
+    sums = {"loss": jnp.zeros(())}
     for name, (weight, loss) in terms.items():
         if weight:
-            values[name], gradient = jax.value_and_grad(loss)(sr)
+            sums[f"loss/{name}"], gradient = jax.value_and_grad(loss)(sr)
             gradients[name] = weight * gradient
+            sums["loss"] += weight * sums[f"loss/{name}"]
         else:
-            values[name], gradients[name] = loss(sr), jnp.zeros_like(sr)
-    values = average(values, axis_name)
-    weighted = [term.weight * values[name] for name, term in terms.items() if term.weight]
-    metrics = {"loss": sum(weighted, start=jnp.zeros(()))}
-    metrics |= {f"loss/{name}": value for name, value in values.items()}
-    metrics |= {
-        f"grad_sr/{name}": norm_over_devices(gradient, axis_name)
-        for name, gradient in gradients.items()
-    }
-    return gradients, metrics
+            sums[f"loss/{name}"], gradients[name] = loss(sr), jnp.zeros_like(sr)
+        sums[f"squares/{name}"] = jnp.sum(jnp.square(gradients[name]))
+    return gradients, sums
 
 
-def forward(
-    recipe: Recipe, state: TrainState, lr_image: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, Callable[[jax.Array], tuple[Params]], Params]:
-    """G in training mode on LR [B, h, w, 3].
+def total(gradients: dict[str, jax.Array]) -> jax.Array:
+    """The gradient of all terms together."""
+    return functools.reduce(jnp.add, gradients.values())
 
-    Returns: SR, the function from a gradient at SR to that at G's parameters, and the new running
-      statistics.
+
+def describe(recipe: Recipe, means: Metrics, axis_name: str | None) -> Metrics:
+    """What a step reports of G's loss, from the means of `gradients_at_sr`'s sums over all parts.
+
+    Returns: `loss`, each term unweighted as `loss/NAME`, and the norm of its weighted gradient at
+      SR as `grad_sr/NAME`.
     """
-    generator = recipe.generator.clone(axis_name=axis_name)
-    variables = state.generator.variables
-
-    def of_params(params: Params) -> tuple[jax.Array, Params]:
-        return apply_training(generator, Variables(params, variables.batch_stats), lr_image)
-
-    return jax.vjp(of_params, variables.params, has_aux=True)
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    metrics = {}
+    for name, value in means.items():
+        if name.startswith("squares/"):
+            # A part's loss is a mean over fewer crops: its gradient is so many times larger.
+            value = jnp.sqrt(value / (devices * recipe.accumulate))
+        metrics[name.replace("squares/", "grad_sr/")] = value
+    return metrics
 
 
 def apply_training(
@@ -273,11 +331,19 @@ def apply_training(
 
 
 def apply_gradients(
-    tx: optax.GradientTransformation, network: Network, grads: Params, batch_stats: Params
+    recipe: Recipe,
+    tx: optax.GradientTransformation,
+    network: Network,
+    grads: Params,
+    batch_stats: Params,
+    axis_name: str | None,
 ) -> Network:
     """One optimizer update, with the new running statistics."""
-    params = network.variables.params
-    updates, opt_state = tx.update(grads, network.opt_state, params)
+    params, opt_state = network.variables.params, network.opt_state
+    if recipe.shard_optimizer and axis_name is not None:
+        updates, opt_state = optim.sharded_update(tx, grads, opt_state, params, axis_name)
+    else:
+        updates, opt_state = tx.update(grads, opt_state, params)
     return Network(Variables(optax.apply_updates(params, updates), batch_stats), opt_state)
 
 
@@ -291,14 +357,34 @@ def finish(
     return TrainState(state.step + 1, generator, discriminator, ema)
 
 
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in equal parts."""
+    fields, structure = jax.tree.flatten(batch)
+    parted = zip(*(jnp.split(field, parts) for field in fields), strict=True)
+    return [jax.tree.unflatten(structure, part) for part in parted]
+
+
+def accumulated(gradients: Callable[[Batch], T], batch: Batch, parts: int) -> T:
+    """The mean of what `gradients` gives for equal parts of a batch, one after the other.
+
+    BatchNorm normalises each part by its own statistics; the running ones move by their mean.
+    """
+    if parts == 1:
+        return gradients(batch)
+    parted = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    form = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], parted))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+
+    def add(sums: T, part: Batch) -> tuple[T, None]:
+        return jax.tree.map(jnp.add, sums, gradients(part)), None
+
+    sums, _ = jax.lax.scan(add, zeros, parted)
+    return jax.tree.map(lambda x: x / parts, sums)
+
+
 def average(tree: Any, axis_name: str | None) -> Any:
-    """The mean over devices under `pmap`; under jit the tree is that mean already."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-
-def norm_over_devices(gradient: jax.Array, axis_name: str | None) -> jax.Array:
-    """The norm of the gradient of a mean over the whole batch, from each device's share."""
-    squares = jnp.sum(jnp.square(gradient))
+    """The mean over devices of all arrays in a tree, by one all-reduce."""
     if axis_name is None:
-        return jnp.sqrt(squares)
-    return jnp.sqrt(jax.lax.psum(squares, axis_name)) / jax.lax.axis_size(axis_name)
+        return tree
+    flat, unravel = jax.flatten_util.ravel_pytree(tree)
+    return unravel(jax.lax.pmean(flat, axis_name))

@@ -19,6 +19,7 @@ from srgan_jax.data.degradation import Batch
 from srgan_jax.data.packed import Packed
 from srgan_jax.data.resident import Resident, ResidentSource
 from srgan_jax.data.sampling import Sampling, Sizes
+from srgan_jax.errors import UserError
 from srgan_jax.parallel import Parallel
 
 # Of a device's memory, what pictures may take; the rest is for training.
@@ -116,7 +117,10 @@ class Supply:
         if self.placement != "host":
             yield self._source(first_batch, parts), itertools.repeat(self._resident)
             return
-        host = Batches(self.key, self.sampling, self.sizes, self.hr, self.lr_image, self.scale)
+        share = self.parallel.share(self.sampling.batch_size)
+        host = Batches(
+            self.key, self.sampling, self.sizes, self.hr, self.lr_image, self.scale, share
+        )
 
         def make(call: tuple[int, int]) -> Batch:
             step, steps = call
@@ -139,37 +143,47 @@ class Supply:
 
     @functools.cached_property
     def _resident(self) -> Resident:
-        devices = len(self.parallel.devices)
-        shards = devices if self.placement == "sharded" else 1
         on_host = Resident(
-            device=np.arange(devices, dtype=np.int32),
+            device=np.arange(len(self.parallel.devices), dtype=np.int32),
             key=self.key,
             sizes=self.sizes,
-            hr=resident.store(self.hr, shards),
-            lr_image=None if self.lr_image is None else resident.store(self.lr_image, shards),
+            hr=resident.store(self.hr),
+            lr_image=None if self.lr_image is None else resident.store(self.lr_image),
         )
         return self.parallel.place_pictures(on_host, self._source(0, 1))
 
 
 def fitting(placement: str, size: int, devices: list[jax.Device]) -> str:
-    """ "device", "sharded" or, where "auto" asks, "host": the first that `size` bytes fit into."""
-    room = SHARE_OF_MEMORY * memory(devices[0])
+    """ "device", "sharded" or, where "auto" asks, "host": the first that `size` bytes fit into.
+
+    "device" may take all of the memory. Raises: UserError where that is too little.
+    """
+    each = memory(jax.local_devices()[0])
+    room = SHARE_OF_MEMORY * each
     if size <= room:
         return "device"
-    if len(devices) > 1 and (size <= room * len(devices) or placement == "device"):
+    if len(devices) > 1 and size <= room * len(devices):
         return "sharded"
-    return "device" if placement == "device" else "host"
+    if placement == "auto":
+        return "host"
+    if size > each * len(devices):
+        raise UserError(
+            f"config.data.placement=device: the pictures take {size / 1e9:.1f} GB, but the devices"
+            f" have {each * len(devices) / 1e9:.1f} GB: give 'host'"
+        )
+    return "sharded" if len(devices) > 1 else "device"
 
 
 def memory(device: jax.Device) -> int:
-    """Bytes that a device has for this process; for the CPU, the machine's or the container's."""
+    """Bytes that a device has for this process; CPU devices share the machine's or container's."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = pathlib.Path("/sys/fs/cgroup/memory.max")
     told = limit.read_text().strip() if limit.exists() else "max"
-    return min(machine, int(told)) if told.isdigit() else machine
+    whole = min(machine, int(told)) if told.isdigit() else machine
+    return whole // jax.local_device_count()
 
 
 def _bytes(*stores: Packed | None) -> int:

@@ -2,17 +2,13 @@
 
 import contextlib
 import functools
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from types import FrameType
 
 import jax
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
-from srgan_jax import continuing, loop, recipes, rng, weights
+from srgan_jax import continuing, loop, processes, recipes, rng, weights
 from srgan_jax.changes import Changes
 from srgan_jax.engine import Engine, steps_per_dispatch
 from srgan_jax.errors import UserError
@@ -21,6 +17,7 @@ from srgan_jax.evaluate.score import Row
 from srgan_jax.evaluate.workdirs import Evaluator
 from srgan_jax.monitor import say
 from srgan_jax.parallel import Parallel
+from srgan_jax.processes import Stop
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState, init_variables, start_gan, start_pretraining
 from srgan_jax.steps import GanRecipe
@@ -28,77 +25,102 @@ from srgan_jax.supply import Supply
 from srgan_jax.workdir import Workdir
 
 
-def train(config: ConfigDict, workdir: Workdir, *, allow_changes: bool = False) -> None:
+def train(config: ConfigDict, workdir: Workdir | None, *, allow_changes: bool = False) -> None:
     """Train both phases, export both generators, evaluate them.
 
     Continues from the newest checkpoint of the same run, with `allow_changes` also where its
-    config or its pictures were others. Raises: UserError.
+    config or its pictures were others. Of several processes the first has the workdir, the others
+    None.
+
+    Raises: UserError; StoppedError by a signal while there is nothing to save.
     """
-    with workdir.locked():
-        changes = workdir.check_config(config, allow_changes=allow_changes)
-        results = complete_results(config, workdir)
-        if results and not changes.learned:
+    with processes.on_signals() as stop, contextlib.ExitStack() as held:
+        changes, results = Changes(), []
+        with processes.together():
+            if workdir:
+                held.enter_context(workdir.locked())
+                changes = workdir.check_config(config, allow_changes=allow_changes)
+                results = complete_results(config, workdir)
+        complete = bool(results) and not changes.learned
+        if workdir and complete:
             say(f"{workdir.path}: this run is complete; its results, from {workdir.results.name}:")
             say(report.table(results))
-        else:
-            train_on(config, workdir, changes, allow_changes)
+        if not processes.from_first(complete):
+            train_on(config, workdir, changes, allow_changes, stop)
 
 
-def train_on(config: ConfigDict, workdir: Workdir, changes: Changes, allow_changes: bool) -> None:
+def train_on(
+    config: ConfigDict,
+    workdir: Workdir | None,
+    changes: Changes,
+    allow_changes: bool,
+    stop: Stop,
+) -> None:
     """Begin or continue a run that is not complete."""
-    parallel = Parallel(config.parallel)
-    parallel.check_batch(config.data.batch_size)
+    parallel = Parallel(config.parallel, shard_optimizer=config.optim.sharded)
+    parallel.check_batch(config.data.batch_size, config.optim.accumulate)
     if not any(config_lib.has_steps(config, name) for name in config_lib.PHASES):
         raise UserError("config.pretrain and config.gan have no steps: nothing to train")
-    vgg, vgg_params = recipes.load_content_network(config)  # before a long download
+    with processes.together():
+        vgg, vgg_params = recipes.load_content_network(config)  # before a long download
+        pictures, lr_pictures = recipes.load_pictures(config, progress=sys.stderr.isatty())
+        say(pictures.summary)
+        supply = Supply.from_config(config, parallel, pictures, lr_pictures)
+        say(supply.summary())
+        evaluator = Evaluator.from_config(config)
+        per_epoch = supply.sampling.steps_per_epoch
+        lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
+        phases = recipes.make_phases(config, lengths, vgg, vgg_params)
+        state = initial_state(config, phases[0])
+    processes.check_equal({"what its pictures are (SHA-256)": supply.fingerprint()})
 
-    pictures, lr_pictures = recipes.load_pictures(config, progress=sys.stderr.isatty())
-    say(pictures.summary)
-    supply = Supply.from_config(config, parallel, pictures, lr_pictures)
-    say(supply.summary())
-    evaluator = Evaluator.from_config(config)
-    per_epoch = supply.sampling.steps_per_epoch
-    lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
-    phases = recipes.make_phases(config, lengths, vgg, vgg_params)
-    state = initial_state(config, phases[0])
+    with contextlib.ExitStack() as held:
+        record = None
+        with processes.together():
+            if workdir:
+                record, state = continuing.resume(
+                    config,
+                    workdir,
+                    phases,
+                    state,
+                    functools.partial(saved_form, config, phases[-1], state),
+                    origin=supply.fingerprint(),
+                    changes=changes,
+                    allow_changes=allow_changes,
+                )
+                held.enter_context(contextlib.closing(record.checkpoints))
+                held.enter_context(contextlib.closing(record.monitor))
+        state = from_first(config, phases[-1], state)
 
-    checkpoints, monitor, best, state = continuing.resume(
-        config,
-        workdir,
-        phases,
-        state,
-        functools.partial(saved_form, config, phases[-1], parallel, state),
-        origin=supply.fingerprint(),
-        changes=changes,
-        allow_changes=allow_changes,
-    )
-
-    with contextlib.closing(monitor), contextlib.closing(checkpoints), on_signals() as requested:
-        run = loop.Run(
-            config=config,
-            workdir=workdir,
-            engine=Engine(parallel, supply, steps_per_dispatch(config, parallel)),
-            checkpoints=checkpoints,
-            monitor=monitor,
-            evaluator=evaluator,
-            best=best,
-            stop_requested=requested,
-        )
-        state = parallel.replicate(state)
+        engine = Engine(parallel, supply, steps_per_dispatch(config, parallel))
+        run = loop.Run(config, engine, evaluator, stop, record)
+        placed = parallel.place_state(state)
         for phase in phases:
-            finished = phase.name == "pretrain" and state.discriminator is not None
+            finished = phase.name == "pretrain" and placed.discriminator is not None
             if finished or phase.start == phase.stop:
                 continue
-            if phase.name == "gan" and state.discriminator is None:
-                state = parallel.replicate(enter_gan(config, phase, state))
-            state = loop.run_phase(run, phase, state)
-            if requested.is_set():
-                checkpoints.wait()
-                say(f"stopped after step {int(state.step)}: the same command continues this run")
+            if phase.name == "gan" and placed.discriminator is None:
+                state = enter_gan(config, phase, parallel.to_host(placed))
+                placed = parallel.place_state(processes.arrays_from_first(state))
+            with stop.deferred():
+                placed = loop.run_phase(run, phase, placed)
+            if stop.agreed:
+                if record:
+                    record.checkpoints.wait()
+                say(f"stopped after step {int(placed.step)}: the same command continues this run")
                 return
-            loop.export(run, phase, state, phase.network)
+            if record:
+                loop.export(record, phase, placed, phase.network)
     workdirs.evaluate_workdir(workdir, evaluator)
-    continuing.say_best(workdir, phases, best)
+    if record:
+        continuing.say_best(record, phases)
+
+
+def from_first(config: ConfigDict, gan: Phase, state: TrainState) -> TrainState:
+    """The first process's state, everywhere: that of its checkpoint, or the initial one."""
+    if processes.from_first(state.discriminator is not None) and state.discriminator is None:
+        state = enter_gan(config, gan, state)  # which gives another form
+    return processes.arrays_from_first(state)
 
 
 def complete_results(config: ConfigDict, workdir: Workdir) -> list[Row]:
@@ -147,37 +169,8 @@ def enter_gan(config: ConfigDict, gan: Phase, state: TrainState) -> TrainState:
 
 
 def saved_form(
-    config: ConfigDict,
-    gan: Phase,
-    parallel: Parallel,
-    initial: TrainState,
-    discriminator: bool,
+    config: ConfigDict, gan: Phase, initial: TrainState, discriminator: bool
 ) -> TrainState:
     """The abstract state that a checkpoint holds, with D or, of pre-training, without."""
     enter = functools.partial(enter_gan, config, gan)
-    form = jax.eval_shape(enter if discriminator else lambda state: state, initial)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated), form
-    )
-
-
-@contextlib.contextmanager
-def on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second acts as it would without."""
-    requested = threading.Event()
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-    def request(number: int, frame: FrameType | None) -> None:
-        requested.set()
-        restore()
-
-    for number in former:
-        signal.signal(number, request)
-    try:
-        yield requested
-    finally:
-        restore()
+    return jax.eval_shape(enter if discriminator else lambda state: state, initial)

@@ -163,8 +163,8 @@ def test_devices_cut_the_hosts_batches(
             np.arange(devices, dtype=np.int32),
             KEY,
             sizes,
-            resident.store(hr, shards),
-            resident.store(lr_image, shards) if paired else None,
+            resident.store(hr),
+            resident.store(lr_image) if paired else None,
         ),
         source,
     )
@@ -176,8 +176,12 @@ def test_devices_cut_the_hosts_batches(
     by_step = [batches(3 + step * parts, parts) for step in range(2)]
     stacked = jax.tree.map(lambda *x: np.stack(x), *by_step)
     assert_same(found, echoed(parallel, None, parallel.place_batches(stacked, parts)))
-    if mode == "jit":
-        assert_same(found, stacked)
+
+    def joined(x: np.ndarray) -> np.ndarray:  # [steps, devices, parts * b, ...] of all devices
+        x = x.reshape(len(x), devices, parts, -1, *x.shape[3:]).swapaxes(1, 2)
+        return x.reshape(len(x), -1, *x.shape[4:])
+
+    assert_same(stacked, found if devices == 1 else jax.tree.map(joined, found))
 
 
 # Dispatches
@@ -245,7 +249,15 @@ def test_pictures_go_where_they_fit(monkeypatch, placement, size, devices, expec
     assert supply.fitting(placement, size, jax.devices()[:devices]) == expected
 
 
-def test_the_memory_of_a_cpu_is_the_machines_or_less():
-    found = supply.memory(jax.devices()[0])
+def test_pictures_that_fit_nowhere_are_refused(monkeypatch):
+    monkeypatch.setattr(supply, "memory", lambda device: 10**9)
+    with pytest.raises(
+        UserError, match=r"placement=device: .* 4\.5 GB, but the devices have 4\.0 GB"
+    ):
+        supply.fitting("device", 4_500_000_000, jax.devices()[:4])
+
+
+def test_cpu_devices_share_the_machines_memory():
+    found = supply.memory(jax.devices()[0]) * len(jax.devices())
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**28 < found <= pages

@@ -37,8 +37,8 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | 
     """
     if not config_lib.has_steps(config, "pretrain"):
         raise UserError("config.pretrain has no steps: nothing to measure")
-    parallel = Parallel(config.parallel)
-    parallel.check_batch(config.data.batch_size)
+    parallel = Parallel(config.parallel, shard_optimizer=config.optim.sharded)
+    parallel.check_batch(config.data.batch_size, config.optim.accumulate)
     pictures = recipes.load_pictures(config, progress=True)
     phase, _ = recipes.make_phases(config, [2**31 - 1, 0], *recipes.load_content_network(config))
     steps = steps_per_dispatch(config, parallel)
@@ -52,7 +52,7 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | 
         for name, engine in engines.items()
     }
 
-    state = parallel.replicate(train.initial_state(config, phase))
+    state = parallel.place_state(train.initial_state(config, phase))
     for measure in measures.values():
         state = measure(state, AHEAD)  # compiles
     before = time.perf_counter()

@@ -32,8 +32,12 @@ class Batches:
         hr: Packed,
         lr_image: Packed | None = None,
         scale: int = 1,
+        share: slice = slice(None),
     ):
-        """`key` is the crops' stream; LR pictures are `scale` times smaller than HR."""
+        """`key` is the crops' stream; LR pictures are `scale` times smaller than HR.
+
+        `share`: which crops of each batch are cut.
+        """
         try:
             self._host = jax.local_devices(backend="cpu")[0]
         except RuntimeError as error:
@@ -43,17 +47,17 @@ class Batches:
         # Planned on the host, where the pictures are, whatever the accelerator.
         self._key, self._sizes = jax.device_put((key, sizes), self._host)
         self._sampling = sampling
-        self._hr, self._lr_image, self._scale = hr, lr_image, scale
+        self._hr, self._lr_image, self._scale, self._share = hr, lr_image, scale, share
 
     def __call__(self, first: int, count: int = 1) -> Batch:
-        """Batch number `first`, from 0, and the next ones up to `count`, one after the other."""
+        """The share of batch number `first`, from 0, and of the next ones up to `count`."""
         batches = [self._one(number) for number in range(first, first + count)]
         return jax.tree.map(lambda *fields: np.concatenate(fields), *batches)
 
     def _one(self, number: int) -> Batch:
         number_there = jax.device_put(np.int32(number), self._host)
         plan = sampling.plan_crops(self._sampling, self._key, number_there, self._sizes)
-        plan = jax.tree.map(np.asarray, plan)
+        plan = jax.tree.map(lambda x: np.asarray(x)[self._share], plan)
         size = self._sampling.crop
         crops, lr_crops = [], []
         for picture, tops, lefts in zip(plan.picture, plan.top, plan.left, strict=True):

@@ -32,11 +32,9 @@ class Resident(NamedTuple):
     lr_image: Store | None  # where LR pictures were given
 
 
-def store(pictures: Packed, shards: int) -> Store:
-    """Pictures for the devices, on the host, in blocks that `shards` devices can divide."""
-    missing = -len(pictures.blocks) % shards
-    blocks = np.pad(pictures.blocks, ((0, missing), (0, 0))) if missing else pictures.blocks
-    return Store(blocks, pictures.first, pictures.widths)
+def store(pictures: Packed) -> Store:
+    """Pictures for the devices, on the host."""
+    return Store(pictures.blocks, pictures.first, pictures.widths)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,17 +7,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srgan_jax import images, recipes, weights
+from srgan_jax import images, processes, recipes, weights
 from srgan_jax.data import packed
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import panel, report
 from srgan_jax.evaluate.methods import Method, baseline, network
 from srgan_jax.evaluate.pairs import Pair, cut, make_pair
-from srgan_jax.evaluate.score import Measures, Row, Scored, evaluate, from_json, to_json, to_rows
+from srgan_jax.evaluate.score import (
+    Measures,
+    Row,
+    Scored,
+    Values,
+    evaluate,
+    from_json,
+    to_json,
+    to_rows,
+)
 from srgan_jax.metrics import ssim
 from srgan_jax.models.generator import Generator
 from srgan_jax.monitor import say
-from srgan_jax.state import Variables
+from srgan_jax.state import Variables, form_of
 from srgan_jax.workdir import Workdir
 
 NETWORKS = ("srresnet", "srgan")
@@ -81,12 +90,16 @@ class Evaluator:
         }
 
     def measure(self, methods: dict[str, Method]) -> tuple[list[Row], list[Scored]]:
-        """The rows, and each picture as every method made it."""
+        """The rows, and each picture of this process's share as every method made it."""
         order = {pair.name: place for place, pair in enumerate(self.pairs)}
-        by_size = sorted(self.pairs, key=lambda pair: pair.hr.shape)  # which `evaluate` groups
+        share = self.pairs[processes.index() :: processes.count()]
+        by_size = sorted(share, key=lambda pair: pair.hr.shape)  # which `evaluate` groups
         scored = list(evaluate(by_size, methods, Measures(self.scale)))
         scored.sort(key=lambda one: order[one.pair.name])
-        return to_rows(self.data, {one.pair.name: one.values for one in scored}), scored
+        values: dict[str, dict[str, Values]] = {}
+        for of_share in processes.exchange({one.pair.name: one.values for one in scored}):
+            values |= of_share
+        return to_rows(self.data, values), scored
 
 
 def data_label(config: ConfigDict) -> str:
@@ -95,26 +108,21 @@ def data_label(config: ConfigDict) -> str:
     return labels.get(config.eval.source, config.eval.source)
 
 
-def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
+def evaluate_workdir(workdir: Workdir | None, evaluator: Evaluator) -> None:
     """Measure the generators that a run exported: results.json, a panel, a table.
 
-    Rows of other sets in results.json stay, and so does panel.png if it is of another set.
+    Of several processes the first has the workdir, and all measure. Rows of other sets in
+    results.json stay, and so does panel.png if it is of another set.
+
     Raises: UserError where there is no generator.
     """
+    with processes.together():
+        exported = exports(workdir, evaluator.scale) if workdir else {}
     methods = {"bicubic": baseline("bicubic", evaluator.scale)}
-    for name in NETWORKS:
-        if workdir.export(name).exists():
-            exported = weights.load_generator(workdir.export(name))
-            if exported.generator.scale != evaluator.scale:
-                raise UserError(
-                    f"{workdir.export(name)} enlarges by {exported.generator.scale}, but"
-                    f" config.generator.scale={evaluator.scale}: give the run's own --config"
-                )
-            methods[name] = network(exported.generator, exported.variables)
-    if len(methods) == 1:
-        files = " or ".join(workdir.export(name).name for name in NETWORKS)
-        raise UserError(f"--workdir={workdir.path} holds no {files}: train first")
+    methods |= {name: network(*found) for name, found in from_first(exported).items()}
     rows, scored = evaluator.measure(methods)
+    if not workdir:
+        return
 
     others = [row for row in read_rows(workdir) if row["data"] != evaluator.data]
     drawn = workdir.panel
@@ -128,6 +136,38 @@ def evaluate_workdir(workdir: Workdir, evaluator: Evaluator) -> None:
     say(f"{evaluator.data}: mean over {count} picture{'s' if count > 1 else ''}")
     say(report.table(rows))
     say(f"written: {workdir.results}, {drawn}")
+
+
+Exports = dict[str, tuple[Generator, Variables]]
+
+
+def exports(workdir: Workdir, scale: int) -> Exports:
+    """The generators that a run exported. Raises: UserError where there is none, or none fits."""
+    found = {}
+    for name in NETWORKS:
+        if workdir.export(name).exists():
+            exported = weights.load_generator(workdir.export(name))
+            if exported.generator.scale != scale:
+                raise UserError(
+                    f"{workdir.export(name)} enlarges by {exported.generator.scale}, but"
+                    f" config.generator.scale={scale}: give the run's own --config"
+                )
+            found[name] = exported.generator, exported.variables
+    if not found:
+        files = " or ".join(workdir.export(name).name for name in NETWORKS)
+        raise UserError(f"--workdir={workdir.path} holds no {files}: train first")
+    return found
+
+
+def from_first(exported: Exports) -> Exports:
+    """The first process's generators, everywhere."""
+    switches = {name: weights.architecture(generator) for name, (generator, _) in exported.items()}
+    for name, of_generator in processes.from_first(switches).items():
+        generator = weights.generator_of(of_generator)
+        empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), form_of(generator))
+        _, variables = exported.get(name, (generator, empty))
+        exported[name] = generator, processes.arrays_from_first(variables)
+    return exported
 
 
 def read_rows(workdir: Workdir) -> list[Row]:

@@ -50,6 +50,9 @@ TIMEOUT = flags.DEFINE_integer(
 # After which one that is silent counts as dead.
 HEARTBEAT_SECONDS = 30
 
+# That one which has failed stays: the first holds the service through which the others hear of it.
+LINGER_SECONDS = 2
+
 _WATCHED = "SRGAN_JAX_WATCHED_BY"  # in a process that is watched: "PARENT FILE-DESCRIPTOR"
 _PR_SET_PDEATHSIG = 1
 
@@ -144,6 +147,7 @@ def joined(config: dict[str, Any]) -> Iterator[None]:
         processes.finish()
     except UserError as error:
         print(f"srgan_jax: error: {error}", file=sys.stderr)
+        time.sleep(LINGER_SECONDS)
         cli.leave(2)
     except KeyboardInterrupt:
         print("srgan_jax: interrupted", file=sys.stderr)

@@ -63,7 +63,8 @@ class Engine:
                             step_fn, phase.recipe, source, steps, state, vgg_params, data
                         )
                         compiled(done, steps, time.perf_counter() - before)
-                    state, metrics = self.programs[phase.name, steps](state, vgg_params, data)
+                    with jax.transfer_guard("disallow"):  # everything is on the devices already
+                        state, metrics = self.programs[phase.name, steps](state, vgg_params, data)
                     pending.append(metrics)
                     jax.block_until_ready(pending[0])
                     yield done + steps, state, metrics

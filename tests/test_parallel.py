@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from srgan_jax import losses
+from srgan_jax import losses, optim
 from srgan_jax.data.degradation import Degradation
 from srgan_jax.errors import UserError
 from srgan_jax.models.discriminator import Discriminator
@@ -81,7 +81,14 @@ def batch(number: int, size: int) -> Batch:
     return Batch(crops.astype(np.uint8), rng.integers(0, 8, size, np.int32), seeds)
 
 
-def run(parallel: Parallel, step, recipe: Recipe, state: TrainState, at_once: int = 1):
+def run(
+    parallel: Parallel,
+    step,
+    recipe: Recipe,
+    state: TrainState,
+    at_once: int = 1,
+    steps: int = STEPS,
+):
     """Some steps, so many a dispatch: the last state, and every step's metrics."""
     parts = recipe.batches_per_step
 
@@ -89,14 +96,14 @@ def run(parallel: Parallel, step, recipe: Recipe, state: TrainState, at_once: in
         several = [batch(first + i, parts * BATCH) for i in range(at_once)]
         return parallel.place_batches(jax.tree.map(lambda *x: np.stack(x), *several), parts)
 
-    state = parallel.replicate(state)
+    state = parallel.place_state(state)
     program = parallel.compile(step, recipe, None, at_once, state, {}, next_batches(0))
     metrics = []
     for first in range(0, STEPS, at_once):
         state, values = program(state, {}, next_batches(first))
         values = jax.device_get(values)
         metrics += [{name: x[i] for name, x in values.items()} for i in range(at_once)]
-    return jax.device_get(state), metrics
+    return parallel.to_host(state), metrics
 
 
 def distance(a, b) -> float:
@@ -139,10 +146,64 @@ def test_devices_and_modes_agree(step, recipe, initial):
             assert distance(after[group], values) < 1e-4 * moved, (mode, group)
 
 
+# G's gradient is taken with the new D, which would differ between the parts: only one moves.
+ONE_MOVES = {
+    "pretrain": (pretrain_step, PRETRAIN),
+    "G": (gan_step, dataclasses.replace(GAN, discriminator_tx=optax.sgd(0.0))),
+    "D": (gan_step, dataclasses.replace(GAN, generator_tx=optax.sgd(0.0))),
+}
+
+
+@pytest.mark.parametrize(("step", "recipe"), ONE_MOVES.values(), ids=ONE_MOVES.keys())
+def test_accumulated_gradients_are_the_mean_over_the_parts(step, recipe, initial):
+    """Plain gradient descent is linear: so is the step in its gradients."""
+    parallel, start = Parallel("jit", jax.devices()[:2]), initial[step]
+    first_part = np.array([0, 1, 4, 5])  # half of each device's share
+
+    def one_step(recipe: Recipe, crops: np.ndarray) -> tuple[dict, dict]:
+        placed = parallel.place_batches(jax.tree.map(lambda x: x[None, crops], batch(0, BATCH)), 1)
+        state = parallel.place_state(start)
+        program = parallel.compile(step, recipe, None, 1, state, {}, placed)
+        state, metrics = jax.device_get(program(state, {}, placed))
+        return parts_of(state), jax.tree.map(lambda x: x[0], metrics)
+
+    found, metrics = one_step(dataclasses.replace(recipe, accumulate=2), np.arange(BATCH))
+    parts = [one_step(recipe, crops) for crops in (first_part, first_part + 2)]
+    before = parts_of(start)
+    for group, values in found.items():
+        expected = jax.tree.map(lambda x, y: (x + y) / 2, *(part[group] for part, _ in parts))
+        assert distance(values, expected) <= 1e-4 * distance(expected, before[group]), group
+    losses = [part["loss/mse"] for _, part in parts]
+    np.testing.assert_allclose(metrics["loss/mse"], np.mean(losses), rtol=1e-5)
+    squares = [np.square(part["grad_sr/mse"]) for _, part in parts]
+    np.testing.assert_allclose(metrics["grad_sr/mse"], np.sqrt(np.sum(squares)) / 2, rtol=1e-5)
+
+
+def test_a_shared_out_optimizer_makes_the_same_steps(initial, monkeypatch):
+    monkeypatch.setattr(optim, "SMALLEST_SHARDED", 64)
+    adam = optax.adam(1e-3)
+    recipe = dataclasses.replace(GAN, generator_tx=adam, discriminator_tx=adam)
+    start = initial[gan_step]
+    start = jax.device_get(start_gan(start, adam, start.discriminator.variables, adam))
+    whole, _ = run(Parallel("jit"), gan_step, recipe, start)
+    recipe = dataclasses.replace(recipe, shard_optimizer=True)
+    shared = Parallel("jit", shard_optimizer=True)
+    state, _ = run(shared, gan_step, recipe, start)
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+    moments = jax.tree.leaves(shared.place_state(start).discriminator.opt_state)
+    on_each = sum(x.addressable_shards[0].data.size for x in moments)
+    assert on_each < 0.2 * sum(x.size for x in moments)
+
+
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_batch_that_cannot_be_split(mode):
     parallel = Parallel(mode)
     parallel.check_batch(16)
+    with pytest.raises(
+        UserError, match=r"=16 .* 8 devices, in 4 parts \(config\.optim\.accumulate"
+    ):
+        parallel.check_batch(16, 4)
     with pytest.raises(UserError, match=r"config\.data\.batch_size=12 .* 8 devices"):
         parallel.check_batch(12)
     Parallel(mode, jax.devices()[:1]).check_batch(1)

@@ -3,6 +3,7 @@
 python -m srgan_jax.evaluate --weights=runs/first --data=Set5=DIR --out=runs/measured
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -10,16 +11,17 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tqdm
 from absl import flags
 
-from srgan_jax import cli, files, images, workdir
+from srgan_jax import cli, cluster, files, images, processes, workdir
 from srgan_jax.errors import UserError, some
 from srgan_jax.evaluate import panel, perceptual, report
 from srgan_jax.evaluate.arguments import (
     TestSet,
+    Weights,
     chosen,
     find_sets,
     load_weights,
@@ -73,12 +75,57 @@ REPORT_TABLE = flags.DEFINE_bool(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check everything that was given, measure, write."""
+    """Check the flags, and measure as one of the processes that there are."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: see --help")
     if FIT_NIQE.value:
         perceptual.fit_niqe(FIT_NIQE.value, NIQE.value)
         return
+    given = (WEIGHTS, DATA, LR_DATA, RESULTS, SCALE, OUT, CONVENTION, METRIC, NIQE, LPIPS)
+    with cluster.joined({f"--{flag.name}": flag.value for flag in given}):
+        run()
+
+
+class Job(NamedTuple):
+    """What is to be measured, and where the results go."""
+
+    given: Weights
+    sets: dict[str, TestSet]
+    measures: Measures
+    out: pathlib.Path | None
+
+
+def run() -> None:
+    """Measure everything that was given, and write. Raises: UserError."""
+    with processes.together():
+        job = check()
+    asked = job.measures.asked()
+    report_of = Report(job.out, job.given.files)
+    for label, found in job.sets.items():
+        with processes.together():
+            own = measure_share(job, label, found)
+        values: dict[str, dict[str, Values]] = {}
+        unreadable: list[str] = []
+        converted: collections.Counter[str] = collections.Counter()
+        for share in processes.exchange([own, found.unreadable, found.converted]):
+            values |= share[0]
+            unreadable += [line for line in share[1] if line not in unreadable]
+            converted.update(share[2])
+        together = TestSet([], found.count, unreadable, converted)
+        report_of.add(label, together, values, asked)
+    if REPORT_TABLE.value:
+        report_of.tables = report.published(report_of.rows, job.given.variants)
+        say(report_of.tables)
+    report_of.write()
+    if job.out and report_of.rows:
+        say(f"written: {job.out / 'results.json'}, {job.out / 'results.md'}")
+    if report_of.unmeasured:
+        listed = some(report_of.unmeasured, between="; ")
+        raise UserError(f"{len(report_of.unmeasured)} not measured: {listed}")
+
+
+def check() -> Job:
+    """What the flags ask for. Raises: UserError."""
     given = load_weights(WEIGHTS.value or (BASELINES if REPORT_TABLE.value else []), SCALE.value)
     results = named_folders("results", RESULTS.value)
     taken = sorted(results.keys() & given.methods.keys())
@@ -107,27 +154,20 @@ def main(argv: Sequence[str]) -> None:
             f"--metrics={listed}: not in --conventions={','.join(measures.conventions)}"
         )
     out = files.make_folder(pathlib.Path(OUT.value).expanduser(), "--out") if OUT.value else None
+    return Job(given, sets, measures, out)
 
-    report_of = Report(out, given.files)
-    for label, found in sets.items():
-        values = {}
-        shown = tqdm.tqdm(
-            found.pairs, label, found.count, leave=False, disable=not sys.stderr.isatty()
-        )
-        for scored in evaluate(shown, given.methods, measures):
-            values[scored.pair.name] = scored.values
-            if out:
-                write_pictures(out, label, scored, given.methods)
-        report_of.add(label, found, values, asked)
-    if REPORT_TABLE.value:
-        report_of.tables = report.published(report_of.rows, given.variants)
-        say(report_of.tables)
-    report_of.write()
-    if out and report_of.rows:
-        say(f"written: {out / 'results.json'}, {out / 'results.md'}")
-    if report_of.unmeasured:
-        listed = some(report_of.unmeasured, between="; ")
-        raise UserError(f"{len(report_of.unmeasured)} not measured: {listed}")
+
+def measure_share(job: Job, label: str, found: TestSet) -> dict[str, dict[str, Values]]:
+    """The numbers of this process's pictures of a set; writes what it made of them."""
+    values = {}
+    hidden = not (sys.stderr.isatty() and processes.is_first())
+    count = -(-found.count // processes.count())
+    shown = tqdm.tqdm(found.pairs, label, count, leave=False, disable=hidden)
+    for scored in evaluate(shown, job.given.methods, job.measures):
+        values[scored.pair.name] = scored.values
+        if job.out:
+            write_pictures(job.out, label, scored, job.given.methods)
+    return values
 
 
 def check_report_table(scale: int, asked: list[tuple[str, str]]) -> None:
@@ -229,7 +269,7 @@ class Report:
 
     def write(self) -> None:
         """results.json with every number and what made it, results.md with the means."""
-        if not (self.out and self.rows):
+        if not (self.out and self.rows and processes.is_first()):
             return
         made: dict[str, Any] = workdir.environment()
         of_metrics = [path for path in (NIQE.value, *LPIPS.value) if path]

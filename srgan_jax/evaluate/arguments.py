@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from srgan_jax import files, weights
+from srgan_jax import files, processes, weights
 from srgan_jax.data import sources as data_sources
 from srgan_jax.data.degradation import Degradation
 from srgan_jax.errors import UserError
@@ -26,10 +26,10 @@ class Weights(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """Pairs, in number; and what their reading found, see `pairs.Folders`."""
+    """Pairs of this process's share; and what their reading found, see `pairs.Folders`."""
 
     pairs: Iterable[pairs.Pair]
-    count: int
+    count: int  # in all shares
     unreadable: list[str]
     converted: collections.Counter[str]
 
@@ -137,7 +137,8 @@ def find_sets(
         pictures = data_sources.load(source="builtin", path="", split="validation")
         named = zip(pictures.names, pictures.images, strict=True)
         made = [pairs.make_pair(*item, Degradation(scale)) for item in named]
-        sets["builtin"] = TestSet(made, len(made), [], collections.Counter())
+        share = made[processes.index() :: processes.count()]
+        sets["builtin"] = TestSet(share, len(made), [], collections.Counter())
     for label, folder in folders.items():
         own = {}
         for name, path in results.items():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from srgan_jax import images
+from srgan_jax import images, processes
 from srgan_jax.data import pairing
 from srgan_jax.data.degradation import Degradation, degrade
 from srgan_jax.errors import UserError, some
@@ -66,14 +66,18 @@ class Folders:
     converted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def read(self) -> Iterator[Pair]:
-        """The pairs, those of one size after each other; broken ones are noted and passed over."""
+        """The pairs, those of one size after each other; broken ones are noted and passed over.
+
+        Of several processes each reads its share.
+        """
         sizes = {}
         for stem, file in self.hr.items():
             try:
                 sizes[stem] = tuple(side // self.scale for side in images.size(file))
             except UserError as error:
                 self.unreadable.append(str(error))
-        for stem in sorted(sizes, key=lambda stem: (sizes[stem], stem)):
+        in_order = sorted(sizes, key=lambda stem: (sizes[stem], stem))
+        for stem in in_order[processes.index() :: processes.count()]:
             try:
                 yield self._read_one(stem)
             except UserError as error:

@@ -1,7 +1,9 @@
 """Checkpoints: a thin layer over Orbax that also notices damage."""
 
+import errno
 import hashlib
 import inspect
+import json
 import logging as stdlib_logging
 import os
 import pathlib
@@ -28,12 +30,19 @@ from srgan_jax.state import TrainState
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that are being written
 
+# Of the machine, not of a file that is read: the file may be whole.
+TROUBLES = (
+    errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ESTALE,
+)  # fmt: skip
+# How Orbax's storage and XLA tell of them: as text.
+TROUBLES_SAID = (*map(os.strerror, TROUBLES), "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
+
 
 class Checkpoints:
     """The checkpoints of one run, in `directory`, named by their step number.
 
     Saving is asynchronous and atomic. Each holds a digest of its arrays, because a flipped bit
-    on disk otherwise comes back as a number.
+    on disk otherwise comes back as a number, and one of what is told of them.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class Checkpoints:
         keep: int,
         keep_every: int = 0,
         best: Callable[[Sequence[int]], Collection[int]] | None = None,
+        run: str = "",
         origin: str = "",
         any_origin: bool = False,
     ):
@@ -52,11 +62,12 @@ class Checkpoints:
           keep: how many of the latest stay.
           keep_every: those whose step is a multiple of it stay too; 0: none.
           best: of the steps that there are, those that stay too.
+          run: the run's id; checkpoints of another are none of this run's.
           origin: what the run was begun with beyond its config, such as a digest of its
             pictures; checkpoints of another origin are refused.
           any_origin: they are taken instead.
         """
-        self._origin, self._any_origin = origin, any_origin
+        self._run, self._origin, self._any_origin = run, origin, any_origin
         self.other_origin = False  # of what was restored
         self._directory = pathlib.Path(directory).absolute()
         policies: list[PreservationPolicy] = [LatestN(keep)]
@@ -104,8 +115,10 @@ class Checkpoints:
             meta = {
                 "sha256": digest(state),
                 "discriminator": state.discriminator is not None,
+                "run": self._run,
                 "origin": self._origin,
             }
+            meta["meta_sha256"] = digest_of_json(meta)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -142,8 +155,8 @@ class Checkpoints:
         Args:
           template: the abstract state (`jax.ShapeDtypeStruct`s) with the discriminator, or
             without.
-        Raises: UserError where there are checkpoints but every one is damaged, or of another
-          origin.
+        Raises: UserError where there are checkpoints but every one is damaged, where the newest
+          is of another origin, and where one cannot be read now; that one stays where it is.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -152,6 +165,8 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # whatever a damaged file leads Orbax into
+                if is_trouble(error):
+                    raise self._cannot_read(step, error) from error
                 moved = self._set_aside(step)
                 logging.warning(
                     "checkpoint %d is damaged, or not of this run (%s): moved to %s",
@@ -161,7 +176,7 @@ class Checkpoints:
                 )
         if steps or self._damaged.exists():
             raise UserError(
-                f"{self._directory}: every checkpoint is damaged (now below"
+                f"{self._directory}: every checkpoint is damaged, or not of this run (now below"
                 f" {self._damaged}): start in a new --workdir, or delete that folder to start over"
             )
         return None
@@ -169,8 +184,11 @@ class Checkpoints:
     def _restore(self, step: int, template: Callable[[bool], TrainState]) -> TrainState:
         meta_only = ocp.args.Composite(meta=ocp.args.JsonRestore())
         meta = self._manager.restore(step, args=meta_only).meta
-        if not isinstance(meta, dict) or not {"sha256", "discriminator", "origin"} <= meta.keys():
-            raise ValueError("what is told of its arrays is not there")
+        told = dict(meta)
+        if told.pop("meta_sha256", None) != digest_of_json(told):
+            raise ValueError("what is told of its arrays is not what was saved")
+        if meta["run"] != self._run:
+            raise ValueError("it is another run's")
         if meta["origin"] != self._origin and not self._any_origin:
             raise UserError(
                 f"{self._directory}: the run was begun with other pictures, or a part of them:"
@@ -199,6 +217,12 @@ class Checkpoints:
         os.rename(self._directory / str(step), target)
         self._manager = self._open()
         return target
+
+    def _cannot_read(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"{self._directory}: the checkpoint of step {step} cannot be read now"
+            f" ({first_line(error)}): mend that, and run the same command again"
+        )
 
     def _cannot_write(self, error: Exception) -> UserError:
         return UserError(
@@ -236,6 +260,22 @@ def digest(tree: Any) -> str:
     for leaf in jax.tree.leaves(tree):
         sha.update(np.ascontiguousarray(leaf).data)
     return sha.hexdigest()
+
+
+def digest_of_json(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def is_trouble(error: BaseException | None) -> bool:
+    """Whether the machine, not what was read, is the cause of an error, or of what led to it."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in TROUBLES:
+            return True
+        if any(said in str(error) for said in TROUBLES_SAID):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def quiet_orbax() -> None:

@@ -42,12 +42,14 @@ def resume(
     Raises: UserError.
     """
     best = Best(config.eval.best)
+    run = workdir.run_id()
     accepted = [start.get("pictures") for start in workdir.starts()[-1:]] == [origin]
     checkpoints = Checkpoints(
         workdir.checkpoints,
         keep=config.checkpoint.keep,
         keep_every=config.checkpoint.keep_every,
         best=lambda steps: best.among(steps, config.checkpoint.keep_best),
+        run=run,
         origin=origin,
         any_origin=allow_changes or accepted,
     )
@@ -75,7 +77,12 @@ def resume(
         altered=bool(changes.learned) or checkpoints.other_origin,
     )
     workdir.record_start(
-        config, step=step, pictures=origin, changed=differences, validations_since=since
+        config,
+        run=run,
+        step=step,
+        pictures=origin,
+        changed=differences,
+        validations_since=since,
     )
     return Record(config, workdir, checkpoints, monitor, best), state
 

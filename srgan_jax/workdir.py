@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,11 @@ class Workdir:
         """What environment.json tells of each start, oldest first."""
         file = self.path / "environment.json"
         return self.read_json(file.name) if file.exists() else []
+
+    def run_id(self) -> str:
+        """What tells this run from all others: recorded by an earlier start, or new."""
+        given = [start["run"] for start in self.starts() if "run" in start]
+        return given[0] if given else secrets.token_hex(8)
 
     def record_start(self, config: ConfigDict, **told: Any) -> None:
         """Write config.json, and add this start with what is told of it to environment.json."""

@@ -1,7 +1,9 @@
 """Checkpoints: bit-equal round trips, pruning, and what happens to damaged ones."""
 
+import errno
 import functools
 import gc
+import json
 import pathlib
 import shutil
 
@@ -72,9 +74,9 @@ def template(state: TrainState):
     return lambda step: form
 
 
-def saved(folder: pathlib.Path, states: list[TrainState], keep: int = 5) -> pathlib.Path:
+def saved(folder: pathlib.Path, states: list[TrainState], keep=5, run="") -> pathlib.Path:
     """A closed run with these checkpoints, each at the step that its state says."""
-    checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=keep, run=run)
     for state in states:
         checkpoints.save(int(state.step), state)
     checkpoints.close()
@@ -214,6 +216,14 @@ def meta_file(checkpoint):
     return checkpoint / "meta" / "metadata"
 
 
+def other_letter(checkpoint):
+    """What a flipped bit makes of it is JSON all the same."""
+    file = meta_file(checkpoint)
+    meta = file.read_text()
+    assert '"origin"' in meta
+    file.write_text(meta.replace('"origin": "', '"origin": "x'))
+
+
 DAMAGES = {
     "bit flip": flip_bit,
     "truncated": truncate,
@@ -224,6 +234,10 @@ DAMAGES = {
     "arrays of another step": exchange,
     "digest cut": lambda checkpoint: meta_file(checkpoint).write_text('{"sha256": "ab'),
     "digest absent": lambda checkpoint: meta_file(checkpoint).write_text("{}"),
+    "origin another": other_letter,
+    "discriminator another": lambda checkpoint: meta_file(checkpoint).write_text(
+        json.dumps(json.loads(meta_file(checkpoint).read_text()) | {"discriminator": True})
+    ),
     "digest missing": lambda checkpoint: shutil.rmtree(checkpoint / "meta"),
     "empty": lambda checkpoint: [
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink() for entry in checkpoint.iterdir()
@@ -240,6 +254,44 @@ def test_damaged_newest_is_set_aside_and_the_one_before_used(damage, small, tmp_
     assert steps(tmp_path / "damaged") == {"3"}
     assert "checkpoint 3 is damaged" in caplog.text
     assert str(tmp_path / "damaged" / "3") in caplog.text
+
+
+def wrapped(error: Exception) -> Exception:
+    """As libraries pass on what they met."""
+    try:
+        raise ValueError("cannot be restored") from error
+    except ValueError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        ValueError("PERMISSION_DENIED: Error opening file"),
+        ValueError("UNKNOWN: Error reading [OS error 116: ESTALE Stale file handle]"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        wrapped(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    ],
+    ids=str,
+)
+def test_where_the_machine_fails_nothing_is_set_aside(error, small, tmp_path, monkeypatch):
+    folder = saved(tmp_path, [small(1), small(2)])
+
+    def fail(manager, step, args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", fail)
+        with pytest.raises(UserError, match=r"step 2 cannot be read now .* same command") as raised:
+            restore(folder, small(0))
+    assert "\n" not in str(raised.value)
+    assert steps(folder) == {"1", "2"}
+    assert not (tmp_path / "damaged").exists()
+    assert_equal(restore(folder, small(0)), jax.device_get(small(2)))
 
 
 def test_saving_goes_on_after_damage_also_at_the_same_step(small, tmp_path):
@@ -317,6 +369,19 @@ def test_a_checkpoint_of_another_architecture_is_set_aside(forms, name, small, t
     assert_equal(restore(folder, small(0)), jax.device_get(small(1)))
     assert steps(tmp_path / "damaged") == {"2"}
     assert "checkpoint 2 is damaged, or not of this run" in caplog.text
+
+
+def test_a_checkpoint_of_another_run_is_set_aside(small, tmp_path, caplog):
+    """Of the same config and pictures, with another seed: only the run's id tells."""
+    saved(tmp_path, [small(1), small(2)], run="this")
+    folder = saved(tmp_path, [small(3)], run="other")
+    checkpoints = Checkpoints(folder, keep=5, run="this", origin="others")
+    with pytest.raises(UserError, match="--allow_changes"):  # of this one's own
+        checkpoints.restore_latest(template(small(0)))
+    checkpoints.close()
+    assert "checkpoint 3 is damaged, or not of this run (it is another run's)" in caplog.text
+    assert steps(folder) == {"1", "2"}
+    assert steps(tmp_path / "damaged") == {"3"}
 
 
 def test_another_origin_is_refused_unless_any_will_do(small, tmp_path):

@@ -12,6 +12,9 @@ HARMLESS = (
     "eval.every_steps", "log", "optim.sharded", "parallel", "steps_per_dispatch",
 )  # fmt: skip
 
+# Of those, these change neither the steps at which it validates nor how their numbers are rounded.
+EXACT = ("checkpoint", "data.cache", "data.damaged", "log")
+
 # These make another network, or a state of another form.
 IMPOSSIBLE = ("discriminator", "generator")
 
@@ -50,6 +53,10 @@ class Changes(NamedTuple):
     def lines(self) -> list[str]:
         """All as text."""
         return [str(change) for kind in self for change in kind]
+
+    def exact(self) -> bool:
+        """Whether steps that are done again give the same bits, and are validated as before."""
+        return all(_is_of(change.key, EXACT) for kind in self for change in kind)
 
     def of_validation(self) -> bool:
         """Whether validations no longer compare with earlier ones."""

@@ -74,7 +74,7 @@ def resume(
         best,
         state,
         afresh=changes.of_validation(),
-        altered=bool(changes.learned) or checkpoints.other_origin,
+        altered=not changes.exact() or checkpoints.other_origin or workdir.on_other_devices(),
     )
     workdir.record_start(
         config,
@@ -94,7 +94,8 @@ def count_validations(
 
     Args:
       afresh: validations don't compare with earlier ones.
-      altered: the run will not come to the same networks again that it lost when it was stopped.
+      altered: the run may not come again to the bits of the networks that it lost when it was
+        stopped, or not validate them.
     """
     step = int(state.step)
     since = min([step, *(start.get("validations_since", 0) for start in workdir.starts()[-1:])])

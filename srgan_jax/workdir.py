@@ -89,6 +89,10 @@ class Workdir:
         given = [start["run"] for start in self.starts() if "run" in start]
         return given[0] if given else secrets.token_hex(8)
 
+    def on_other_devices(self) -> bool:
+        """Whether the last start was on others than this one."""
+        return any(start["devices"] != device_names() for start in self.starts()[-1:])
+
     def record_start(self, config: ConfigDict, **told: Any) -> None:
         """Write config.json, and add this start with what is told of it to environment.json."""
         self.write_json("environment.json", [*self.starts(), environment() | told])
@@ -139,16 +143,21 @@ class Workdir:
 
 def environment() -> dict[str, Any]:
     """What a result depends on beside the config."""
-    devices = jax.devices()
     return {
         "command": sys.argv,
         "revision": source_revision(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "platform": platform.platform(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "devices": device_names(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def device_names() -> str:
+    """How many devices there are, and of which kind."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def _listed(found: tuple[changes.Change, ...]) -> str:

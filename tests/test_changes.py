@@ -3,15 +3,19 @@
 import copy
 import json
 import math
+import pathlib
 
+import jax
 import numpy as np
 import optax
 import pytest
 
-from srgan_jax import changes, config, deterministic, recipes, workdir
+from srgan_jax import changes, config, continuing, deterministic, recipes, weights, workdir
 from srgan_jax.best import Best
 from srgan_jax.errors import UserError
-from srgan_jax.state import TrainState, Variables, start_gan, start_pretraining
+from srgan_jax.loop import Record
+from srgan_jax.models.generator import Generator
+from srgan_jax.state import TrainState, Variables, init_variables, start_gan, start_pretraining
 
 OLD = config.to_json(config.paper())
 
@@ -161,6 +165,64 @@ def test_the_best_is_read_back_from_the_metrics(tmp_path):
     best = Best("paper/psnr")
     best.read(file, since=1)
     assert best.of("pretrain") == (3, "pretrain", 20.1)
+
+
+def resumed(path: pathlib.Path, c, found: changes.Changes) -> tuple[Record, TrainState]:
+    """As training resumes: of a new run the state of step 0."""
+    form = jax.eval_shape(lambda: stopped(0, None))
+    return continuing.resume(
+        c,
+        workdir.Workdir(path),
+        recipes.make_phases(c, [20, 20], None, {}),
+        stopped(0, None),
+        lambda discriminator: form,
+        origin="pictures",
+        changes=found,
+        allow_changes=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "devices", "best", "since"),
+    [
+        ({"log__every_steps": 7, "data__cache": "none"}, None, 3, 0),
+        ({"eval__every_steps": 12}, None, None, 3),
+        ({"parallel": "pmap"}, None, None, 3),
+        ({"optim__sharded": True}, None, None, 3),
+        ({"steps_per_dispatch": 2}, None, None, 3),
+        ({"data__placement": "host"}, None, None, 3),
+        ({"optim__learning_rate": 1e-3}, None, None, 3),
+        ({}, "4 x another", None, 3),
+    ],
+    ids=str,
+)
+def test_a_best_generator_of_steps_that_may_not_come_again(
+    tmp_path, monkeypatch, values, devices, best, since
+):
+    """The run lost step 4, and its validation, which was the best, when it was stopped."""
+    old = edited()
+    record, _ = resumed(tmp_path, old, changes.Changes())
+    record.checkpoints.save(3, stopped(3, None))
+    for step, value in ((3, 20.0), (4, 25.0)):
+        record.monitor.metrics(step, "pretrain", {"eval/paper/psnr": value})
+    record.checkpoints.close()
+    record.monitor.close()
+    export = tmp_path / "srresnet_best.safetensors"
+    generator = Generator(blocks=1, channels=4)
+    variables = init_variables(generator, jax.random.key(0), (1, 4, 4, 3))
+    weights.save_generator(export, generator, variables, {"step": 4})
+
+    if devices:
+        monkeypatch.setattr(workdir, "device_names", lambda: devices)
+    new = edited(**values)
+    found = changes.classify(config.to_json(old), new)
+    record, state = resumed(tmp_path, new, found)
+    record.checkpoints.close()
+    record.monitor.close()
+    assert int(state.step) == 3
+    held = record.best.of("pretrain")
+    assert (held and held.step) == best
+    assert workdir.Workdir(tmp_path).starts()[-1]["validations_since"] == since
 
 
 # Lengths

@@ -167,6 +167,17 @@ def test_pixels_are_shown_alike_often_in_an_epoch():
         assert shown == {0: 100, 1: 10, 2: 1, 3: 1}
 
 
+@pytest.mark.parametrize("pictures", [600, 6000])
+def test_cells_lie_in_their_pictures_of_a_table_of_any_size(pictures):
+    assert (pictures > sampling.COMPARED) == (pictures == 6000)
+    sizes = [(8, 8), (8, 16), (8, 24)] * (pictures // 3)  # 1, 2 and 3 crops of 8
+    batch = pictures // 2
+    shown = np.concatenate(
+        [plan(i, sizes, batch_size=batch, uniform_over="pixels").picture for i in range(4)]
+    )
+    np.testing.assert_array_equal(np.bincount(shown), [1, 2, 3] * (pictures // 3))
+
+
 def test_more_crops_than_can_be_numbered():
     side = np.full(10, 2**16, np.int32)
     with pytest.raises(ValueError, match="more than can be numbered"):

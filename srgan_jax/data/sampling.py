@@ -14,6 +14,10 @@ ROUNDS = 32
 # Positions tried in a picture until a crop has the detail that `Sampling.min_detail` asks for.
 CANDIDATES = 8
 
+# Pictures up to which comparing a cell with the last one of each, one parallel operation, beats
+# bisection, where one operation waits for the other.
+COMPARED = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -94,7 +98,8 @@ def plan_crops(sampling: Sampling, key: jax.Array, number: jax.Array, sizes: Siz
     cells are pictures, they are distinct (paper, section 3.2) wherever there are as many as
     crops. Positions are uniform over each picture, flips and turns uniform over the eight.
 
-    `key` is the stream of the run. Costs the same for every number, and for a set of any size.
+    `key` is the stream of the run. Costs the same for every number; where each picture is one cell,
+    for a set of any size, else hardly more for a large one.
     """
     count, cells = sampling.batch_size, sampling.cells
     epoch, position = jnp.divmod(number, max(cells // count, 1))
@@ -105,8 +110,7 @@ def plan_crops(sampling: Sampling, key: jax.Array, number: jax.Array, sizes: Siz
         keys = jax.random.split(order_key, -(-count // cells))
         every = jax.vmap(lambda key: shuffled(key, jnp.arange(cells), cells))(keys)
         cell = every.reshape(-1)[:count]
-    # Comparing with all is one parallel operation, where bisection would be a loop.
-    picture = jnp.searchsorted(sizes.last_cell, cell, side="right", method="compare_all")
+    picture = _picture_of(cell, cells, jnp.asarray(sizes.last_cell))
 
     top_key, left_key, code_key, seed_key = jax.random.split(
         jax.random.fold_in(jax.random.fold_in(key, 1), number), 4
@@ -124,6 +128,15 @@ def plan_crops(sampling: Sampling, key: jax.Array, number: jax.Array, sizes: Siz
         code=jax.random.randint(code_key, (count,), 0, 8),
         seed=jax.random.bits(seed_key, (count,), jnp.uint32),
     )
+
+
+def _picture_of(cell: jax.Array, cells: int, last_cell: jax.Array) -> jax.Array:
+    """The picture that each cell lies in."""
+    pictures = len(last_cell)
+    if pictures == cells:
+        return cell
+    method = "compare_all" if pictures <= COMPARED else "scan_unrolled"
+    return jnp.searchsorted(last_cell, cell, side="right", method=method)
 
 
 def shuffled(key: jax.Array, index: jax.Array, size: int) -> jax.Array:

@@ -1,9 +1,11 @@
 """Image files in and out: the one reader and the one writer."""
 
+import errno
 import os
 import pathlib
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -12,6 +14,8 @@ from srgan_jax import files
 from srgan_jax.errors import UserError, first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+Reader = Callable[[], tuple[np.ndarray, str]]  # gives what `read` gives
 
 # Here and not where they arise, for `warnings.catch_warnings` is not for threads.
 # A picture is refused at twice Pillow's limit; between, it is merely large.
@@ -42,12 +46,33 @@ _CONVERSIONS = {
 }
 
 
-def find(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+def find(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Every image file below a folder, by its suffix, in sorted order; no hidden ones."""
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        hidden = path.name.startswith(".")
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
+    return (pathlib.Path(folder, name) for name, _ in scan(folder))
+
+
+def scan(folder: str | os.PathLike[str], prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """What `find` gives, as names below the folder, after `prefix`, and what the system tells.
+
+    Links to files are followed, links to folders are not; a folder that may not be read has none.
+    """
+    try:
+        with os.scandir(os.fspath(folder)) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in inside:
+        if entry.is_dir(follow_symlinks=False):
+            yield from scan(entry, f"{prefix}{entry.name}/")
+        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+            try:
+                status = entry.stat()
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ELOOP):  # gone, or a link to nothing
+                    continue
+                raise
+            if stat.S_ISREG(status.st_mode):
+                yield prefix + entry.name, status
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, str]:
@@ -77,6 +102,11 @@ def size(path: str | os.PathLike) -> tuple[int, int]:
             return image.size if turned else image.size[::-1]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+
+
+def size_text(height: int, width: int) -> str:
+    """A picture's size as messages give it, such as "640x480"."""
+    return f"{width}x{height}"
 
 
 def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:

@@ -1,5 +1,6 @@
 """Reading every kind of picture as 8-bit RGB, and writing whole files or none."""
 
+import os
 import resource
 import struct
 import subprocess
@@ -281,6 +282,28 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_half_file(tmp_path, noise):
 def test_a_missing_folder_is_named(tmp_path, noise):
     with pytest.raises(UserError, match=r"nowhere/sr\.png: cannot be written"):
         images.write(tmp_path / "nowhere" / "sr.png", noise(8, 8))
+
+
+def test_find_follows_links_to_files_alone_and_sorts_by_folders(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for name in ("a/b.png", "a.png", "a-b/c.png", "A.png", ".hidden/d.png", "é.png", "a/bb/e.png"):
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).touch()
+    outside.mkdir()
+    (outside / "f.png").write_bytes(b"four")
+    (inside / "link.png").symlink_to(outside / "f.png")
+    (inside / "folder").symlink_to(outside)
+    (inside / "nothing.png").symlink_to(outside / "nothing")
+    (inside / "loop.png").symlink_to("loop.png")
+    os.mkfifo(inside / "pipe.png")
+    found = list(images.find(inside))
+    assert found == sorted(found)
+    assert [str(path.relative_to(inside)) for path in found] == [
+        ".hidden/d.png", "A.png", "a/b.png", "a/bb/e.png", "a-b/c.png", "a.png", "link.png", "é.png"
+    ]  # fmt: skip
+    sizes = {name: status.st_size for name, status in images.scan(inside)}
+    assert list(sizes) == [str(path.relative_to(inside)) for path in found]
+    assert sizes["link.png"] == 4
 
 
 def test_find_passes_over_hidden_files(tmp_path):

@@ -81,6 +81,15 @@ def entries(cache: pathlib.Path) -> list[pathlib.Path]:
 
 
 def assert_holds(result: Packed, expected: dict[str, np.ndarray]) -> None:
+    """These pictures, and no byte more."""
+    assert_partly(result, expected)
+    taken = [-(-truth.nbytes // 512) for truth in expected.values()]
+    np.testing.assert_array_equal(result.first, np.cumsum([0, *taken])[:-1])
+    assert len(result.blocks) == sum(taken)
+
+
+def assert_partly(result: Packed, expected: dict[str, np.ndarray]) -> None:
+    """These pictures, among what is packed."""
     assert result.names == tuple(expected)
     assert len(result) == len(expected)
     for array in (result.heights, result.widths, result.first):
@@ -92,9 +101,6 @@ def assert_holds(result: Packed, expected: dict[str, np.ndarray]) -> None:
         assert (result.heights[i], result.widths[i]) == truth.shape[:2]
         np.testing.assert_array_equal(result.picture(i), truth)
         assert np.shares_memory(result.picture(i), result.blocks)
-    taken = [-(-truth.nbytes // 512) for truth in expected.values()]
-    np.testing.assert_array_equal(result.first, np.cumsum([0, *taken])[:-1])
-    assert len(result.blocks) == sum(taken)
 
 
 @pytest.fixture
@@ -163,13 +169,25 @@ def test_the_digest_is_of_pixels_names_and_sizes(folder, pictures, tmp_path):
     assert pack(copy, "none").digest != digest
 
 
-def test_other_settings_have_caches_of_their_own(folder, cache, no_reading):
-    small, large = pack(folder, cache), pack(folder, cache, min_size=24)
-    assert (len(small), len(large)) == (4, 2)
-    assert len(entries(cache)) == 2
-    no_reading()
-    assert pack(folder, cache).names == small.names
-    assert pack(folder, cache, min_size=24).names == large.names
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_every_crop_takes_its_pictures_from_one_cache(
+    folder, pictures, cache, no_reading, tmp_path, where
+):
+    large = {name: pictures[name] for name in ("b.png", "deep/er/a.bmp")}
+    for name, pixels in large.items():
+        save(tmp_path / "large" / name, pixels)
+    expected = pack(tmp_path / "large", "none").digest
+    for min_size in (24, 1, 24):
+        result = pack(folder, cache if where == "disk" else "none", min_size=min_size)
+        assert_partly(result, large if min_size == 24 else pictures)
+        if min_size == 24:
+            assert "left out 2 smaller than 24x24: a.png (30x20), deep/z.png (40x16)" in (
+                result.summary
+            )
+            assert result.digest == expected  # of those that are used
+        if where == "disk":
+            no_reading()
+            assert len(entries(cache)) == 1
 
 
 # When it is packed anew.
@@ -221,8 +239,15 @@ def cut_pixels(entry: pathlib.Path) -> None:
 
 
 def other_version(entry: pathlib.Path) -> None:
-    index = json.loads((entry / "index.json").read_text())
-    (entry / "index.json").write_text(json.dumps(index | {"format": -1}))
+    head = json.loads((entry / "index.json").read_text().splitlines()[0])
+    assert head["format"] == cache_lib.FORMAT
+    change_index(entry, f'"format": {head["format"]}', '"format": 1')
+
+
+def change_index(entry: pathlib.Path, old: str, new: str) -> None:
+    text = (entry / "index.json").read_text()
+    assert old in text
+    (entry / "index.json").write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -233,10 +258,24 @@ def other_version(entry: pathlib.Path) -> None:
         (lambda entry: (entry / "index.json").unlink(), "is damaged"),
         (lambda entry: os.truncate(entry / "index.json", 50), "is damaged"),
         (lambda entry: (entry / "index.json").write_text("[]"), "is of another version"),
+        (lambda entry: (entry / "index.json").write_text('{"format": 2}'), "is damaged"),
+        (lambda entry: change_index(entry, '"made_from"', '"made_of"'), "is damaged"),
+        (lambda entry: change_index(entry, "b.png", "c.png"), "is damaged"),
         (other_version, "is of another version"),
         (lambda entry: (shutil.rmtree(entry), entry.write_text("")), "cannot be read"),
     ],
-    ids=["pixels cut", "no pixels", "no index", "index cut", "no dict", "version", "no folder"],
+    ids=[
+        "pixels cut",
+        "no pixels",
+        "no index",
+        "index cut",
+        "no dict",
+        "head alone",
+        "no stamps",
+        "another name",
+        "version",
+        "no folder",
+    ],
 )
 def test_a_cache_that_is_not_whole(folder, pictures, cache, act, reason):
     pack(folder, cache)
@@ -257,10 +296,14 @@ def test_damaged_and_small_pictures(folder, pictures, cache, no_reading):
     assert "--config.data.damaged=skip" in message
     assert entries(cache) == []
     assert "--config.eval.damaged=skip" in fails(folder, "none", key="eval")
-    result = pack(folder, cache, damaged="skip", min_size=20)
+    results = [pack(folder, "none", damaged="skip", min_size=20)]
+    results += [pack(folder, cache, damaged="skip", min_size=20)]
     no_reading()
-    for each in (result, pack(folder, cache, damaged="skip", min_size=20)):
-        assert_holds(each, {name: pictures[name] for name in ("a.png", "b.png", "deep/er/a.bmp")})
+    results += [pack(folder, cache, damaged="skip", min_size=20)]
+    assert fails(folder, cache) == message  # also of those that were packed without it
+    assert fails(folder, cache, min_size=20) == message
+    for each in results:
+        assert_partly(each, {name: pictures[name] for name in ("a.png", "b.png", "deep/er/a.bmp")})
         assert "left out 1 smaller than 20x20: deep/z.png (40x16)" in each.summary
         assert "left out 1 damaged" in each.summary
 
@@ -443,16 +486,23 @@ def test_pairs_are_packed_anew_when_lr_changes(folder, lr_folder, cache):
     assert f"the cache of {folder} was made from other files (1 changed)" in hr.summary
 
 
-def test_pairs_are_left_out_together(folder, lr_folder, pictures):
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_pairs_are_left_out_together(folder, lr_folder, pictures, cache, where):
+    cache = cache if where == "disk" else "none"
     (lr_folder / "bx4.png").write_bytes(b"no picture")
     (lr_folder / "deep" / "zx4.png").write_bytes(b"of a small one")
     (folder / "a.png").write_bytes(b"no picture")
     settings = {"lr_path": str(lr_folder), "scale": 4, "min_size": 18}
-    line = fails(folder, "none", **settings)
+    line = fails(folder, cache, **settings)
     assert f"{folder / 'a.png'}: cannot be read" in line
     assert f"{lr_folder / 'bx4.png'}: cannot be read" in line
-    hr, lr_image = pack_pairs(folder, "none", damaged="skip", **settings)
+    for _ in range(2):
+        hr, lr_image = pack_pairs(folder, cache, damaged="skip", **settings)
     assert lr_image is not None
+    np.testing.assert_array_equal(hr.picture(0), pictures["deep/er/a.bmp"])
+    np.testing.assert_array_equal(
+        lr_image.picture(0), images.read(lr_folder / "deep/er/ax4.bmp")[0]
+    )
     assert hr.names == ("deep/er/a.bmp",)
     assert lr_image.names == ("deep/er/ax4.bmp",)
     assert "left out 1 smaller than 18x18: deep/z.png" in hr.summary

@@ -15,23 +15,27 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 
-Stamps = dict[str, list[int]]  # of files by name: bytes, and time of change in nanoseconds
+Stamps = dict[str, str]  # of files by name: bytes, and time of change in nanoseconds
 
 
 class UnusableError(Exception):
     """What is kept cannot be used; the text says why, "" where nothing is kept."""
 
 
-def stamps(files: Mapping[str, pathlib.Path]) -> Stamps:
-    """What tells that files changed; one that cannot be found has none."""
+def stamp(status: os.stat_result) -> str:
+    """What tells that a file changed."""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def stamps(files: Mapping[str, str | os.PathLike]) -> Stamps:
+    """The stamps of files; one that cannot be found has none."""
     found = {}
     for name, file in files.items():
         with contextlib.suppress(OSError):
-            status = os.stat(file)
-            found[name] = [status.st_size, status.st_mtime_ns]
+            found[name] = stamp(os.stat(file))
     return found
 
 
@@ -68,9 +72,7 @@ class Entry:
             raise UnusableError(f"cannot be read ({error.strerror})") from error
         try:
             with os.fdopen(os.open(INDEX, os.O_RDONLY, dir_fd=folder), "rb") as file:
-                index = json.load(file)
-            if not isinstance(index, dict) or index.get("format") != FORMAT:
-                raise UnusableError("is of another version")
+                index = _read_index(file.read())
             changes = _changes(index["made_from"], self.made_from)
             if changes:
                 raise UnusableError(f"was made from other files ({changes})")
@@ -112,13 +114,10 @@ class Entry:
     def write_index(self, folder: pathlib.Path, content: Any) -> None:
         """Finish the folder that `building` gave, and say what is in it. Raises: OSError."""
         lengths = {file.name: file.stat().st_size for file in folder.iterdir()}
-        index = {
-            "format": FORMAT,
-            "lengths": lengths,
-            "content": content,
-            "made_from": self.made_from,
-        }
-        (folder / INDEX).write_text(json.dumps(index))
+        index = {"lengths": lengths, "content": content, "made_from": self.made_from}
+        text = json.dumps(index)
+        head = {"format": FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        (folder / INDEX).write_text(f"{json.dumps(head)}\n{text}")
 
     def _beside(self, suffix: str) -> pathlib.Path:
         return self.path.with_name(f".{self.path.name}.{suffix}")
@@ -136,6 +135,17 @@ def _clean(lock: pathlib.Path) -> None:
     """Remove what is left of building the entry of a lock that is held."""
     for suffix in (".partial", ".old"):
         shutil.rmtree(lock.with_suffix(suffix), ignore_errors=True)
+
+
+def _read_index(data: bytes) -> dict[str, Any]:
+    """The index: after a line about it, its JSON. Raises: UnusableError, ValueError."""
+    line, _, text = data.partition(b"\n")
+    head = json.loads(line)
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise UnusableError("is of another version")
+    if head.get("sha256") != hashlib.sha256(text).hexdigest():
+        raise UnusableError("is damaged")
+    return json.loads(text)
 
 
 def _map(folder: int, name: str, length: int) -> np.ndarray:

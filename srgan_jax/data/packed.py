@@ -8,7 +8,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from srgan_jax import files
 from srgan_jax.data import cache as cache_lib
 from srgan_jax.data import pairing, sources
 from srgan_jax.data.cache import Entry, Stamps, UnusableError
-from srgan_jax.data.sources import Found, Listing, Reader, Tally
+from srgan_jax.data.sources import Found, Listing, Tally, Told
 from srgan_jax.errors import UserError, some
+from srgan_jax.images import Reader, size_text
 
 BLOCK = 512  # bytes
 
@@ -31,7 +32,7 @@ FILES = ("pixels.bin", "lr_pixels.bin")  # of HR, and of LR pictures if there ar
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Decoded pictures one after the other in rows of `BLOCK` bytes.
+    """Decoded pictures in rows of `BLOCK` bytes, which hold those that were left out, too.
 
     Attributes:
       names: of the pictures.
@@ -77,6 +78,8 @@ def pack(
 ) -> tuple[Packed, Packed | None]:
     """All pictures of a source, decoded and checked now or by an earlier call.
 
+    Every picture that can be read is packed, whatever `min_size` leaves out of it afterwards.
+
     Args:
       source, path, split, dataset, min_size, damaged, key, progress: as for `sources.load`.
       cache: the folder to keep them in, "" for the default one, "none" for memory only. The
@@ -93,13 +96,13 @@ def pack(
     hr = sources.find(source=source, path=path, split=split, dataset=dataset, key=key)
     lr_image = _partners(hr, path, lr_path, scale, key) if lr_path else None
     pictures = _Pictures(hr, lr_image, min_size, damaged, key, scale)
-    made_from = pictures.stamps()
+    made_from = pictures.found()
     if cache == "none" or source == "builtin":
         memory = [bytearray() for _ in pictures.sides()]
-        contents = pictures.pack([side.extend for side in memory], made_from, progress)
-        return _assemble(contents, [np.frombuffer(side, np.uint8) for side in memory], "")
+        records = pictures.pack([side.extend for side in memory], made_from, progress)
+        return pictures.assemble(records, [np.frombuffer(side, np.uint8) for side in memory], "")
 
-    what: dict[str, Any] = {"source": source, "min_size": min_size, "damaged": damaged}
+    what: dict[str, Any] = {"source": source}
     what["path"] = os.path.abspath(os.path.expanduser(path)) if path else ""
     if source == "tfds":
         what |= {"dataset": dataset, "split": split}
@@ -109,7 +112,7 @@ def pack(
     root = os.path.expanduser(cache) if cache else files.cache_folder() / "pictures"
     entry = Entry.of(pathlib.Path(root).absolute(), title, what, made_from)
     try:
-        (contents, mapped), reason = _open_or_build(entry, pictures, progress)
+        (sides, mapped), reason = _open_or_build(entry, pictures, progress)
     except OSError as error:
         raise UserError(
             f"{entry.path}: the packed pictures, about {pictures.bytes_needed():,} bytes, cannot be"
@@ -118,7 +121,8 @@ def pack(
         ) from error
     anew = f"; the cache of {hr.label} {reason}: packed anew" if reason else ""
     flat = [mapped[name] for name in FILES if name in mapped]
-    return _assemble(contents, flat, f"{anew}; cache {entry.path}")
+    records = list(zip(*(map(Told, *columns) for columns in sides), strict=True))
+    return pictures.assemble(records, flat, f"{anew}; cache {entry.path}")
 
 
 def _partners(hr: Listing, path: str, lr_path: str, scale: int, key: str) -> Listing:
@@ -130,7 +134,8 @@ def _partners(hr: Listing, path: str, lr_path: str, scale: int, key: str) -> Lis
     wanted = pairing.by_stem(f"{key}.path={path}", [name for name, _ in hr.pictures])
     matched = pairing.match(where, given, wanted, path, scale)
     names = [given[matched[stem]] for stem in wanted]
-    return Listing(found.label, [(name, readers[name]) for name in names], found.files)
+    pictures = [(name, readers[name]) for name in names]
+    return dataclasses.replace(found, pictures=pictures)
 
 
 def _open_or_build(
@@ -149,29 +154,28 @@ def _open_or_build(
                 stack.enter_context(open(folder / name, "wb"))
                 for name, _ in zip(FILES, pictures.sides(), strict=False)
             ]
-            contents = pictures.pack([file.write for file in out], entry.made_from, progress)
+            records = pictures.pack([file.write for file in out], entry.made_from, progress)
             stack.close()
-            entry.write_index(folder, contents)
+            pictures.choose(records)  # where none can be used, nothing is kept
+            columns = [list(zip(*side, strict=True)) for side in zip(*records, strict=True)]
+            entry.write_index(folder, columns)
         return entry.open(), reason
 
 
-class _Read(NamedTuple):
-    """A picture, if it can be used, and the checksum of its pixels."""
-
-    found: Found
-    checksum: int
+Records = list[tuple[Told, ...]]  # of each picture, and of its partner if it has one
 
 
-def _read(item: Sequence[tuple[str, Reader]]) -> list[_Read]:
+def _read(item: Sequence[tuple[str, Reader]]) -> list[Found]:
     """Read a picture, and its partner if it has one; on any thread."""
     parts = []
     for picture in item:
-        found, checksum = sources.attempt(picture), 0
-        if found.image is not None and found.image.nbytes > MOST:
-            found = Found(found.name, None, error=f"{found.name}: more than {MOST} bytes decoded")
-        elif found.image is not None:
-            checksum = zlib.crc32(np.ascontiguousarray(found.image).data)
-        parts.append(_Read(found, checksum))
+        told, image = sources.attempt(picture)
+        if image is not None and image.nbytes > MOST:
+            told = Told(told.name, error=f"{told.name}: more than {MOST} bytes decoded")
+            image = None
+        if image is not None:
+            told = told._replace(checksum=zlib.crc32(np.ascontiguousarray(image).data))
+        parts.append(Found(told, image))
     return parts
 
 
@@ -190,126 +194,139 @@ class _Pictures:
         """HR, and LR if there are any."""
         return [self.hr] if self.lr_image is None else [self.hr, self.lr_image]
 
-    def stamps(self) -> Stamps:
-        """All files as they are now."""
-        hr, *lr_images = (cache_lib.stamps(side.files) for side in self.sides())
+    def found(self) -> Stamps:
+        """All files as they were when they were found."""
+        return self._named([side.stamps for side in self.sides()])
+
+    def _named(self, stamps: Sequence[Stamps]) -> Stamps:
+        hr, *lr_images = stamps
         return hr | {f"{name} (LR)": stamp for side in lr_images for name, stamp in side.items()}
+
+    def items(self) -> list[tuple[tuple[str, Reader], ...]]:
+        """Each picture, with its partner if it has one."""
+        return list(zip(*(side.pictures for side in self.sides()), strict=True))
 
     def pack(
         self, writes: Sequence[Callable[[Any], Any]], made_from: Stamps, progress: bool
-    ) -> list[dict[str, Any]]:
-        """Read all pictures and write those that can be used.
+    ) -> Records:
+        """Read all pictures and write those that can be read, with their partners.
 
         Args:
           writes: for each side, what takes its bytes.
           made_from: the files as they were; they must not have changed in the end.
           progress: show a bar.
 
-        Returns: for each side, what to know of its bytes, as JSON values.
+        Returns: what to know of the bytes, also of those pictures that cannot be read.
         Raises: UserError; OSError where bytes cannot be written.
         """
-        tally = Tally(self.hr.label, self.min_size, self.damaged, self.key)
-        lr_tally = Tally(self.lr_image.label if self.lr_image else "", 1, "stop", self.key)
-        strips = [_Strip(write) for write in writes]
-        items = list(zip(*(side.pictures for side in self.sides()), strict=True))
-        reading = sources.in_order(_read, items, progress, "packing pictures")
+        records: Records = []
+        blocks = [0] * len(writes)
+        reading = sources.in_order(_read, self.items(), progress, "packing pictures")
         with contextlib.closing(reading):
             for parts in reading:
-                hr, lr_image = parts[0].found, parts[1].found if self.lr_image else None
-                if not tally.keep(hr, lr_image):
+                record = tuple(part.told for part in parts)
+                records.append(record)
+                if not _is_written(record):
                     continue
-                if lr_image is not None:
-                    lr_tally.keep(lr_image)
-                    self._check_sizes(hr, lr_image)
-                for strip, part in zip(strips, parts, strict=True):
-                    strip.add(part)
-        now = self.stamps()
+                self._check_sizes(*record)
+                for side, (write, part) in enumerate(zip(writes, parts, strict=True)):
+                    blocks[side] += _write(write, part.image)
+                    if blocks[side] > MOST:
+                        name = part.told.name
+                        raise UserError(
+                            f"{name}: more than {MOST} blocks of {BLOCK} bytes up to it"
+                        )
+        now = self._named([cache_lib.stamps(side.files) for side in self.sides()])
         names = sorted(made_from.keys() | now.keys())
         changed = [name for name in names if made_from.get(name) != now.get(name)]
         if changed:
             raise UserError(
                 f"{self.hr.label}: {some(changed)} changed while they were packed: run again"
             )
-        summaries = [tally.summary()] + ([lr_tally.summary()] if self.lr_image else [])
-        return [
-            strip.content() | {"summary": summary}
-            for strip, summary in zip(strips, summaries, strict=True)
-        ]
+        return records
 
-    def _check_sizes(self, hr: Found, lr_image: Found) -> None:
-        assert hr.image is not None
-        assert lr_image.image is not None
-        height, width = (side // self.scale for side in hr.image.shape[:2])
-        if lr_image.image.shape[:2] != (height, width):
+    def _check_sizes(self, hr: Told, lr_image: Told | None = None) -> None:
+        if lr_image is None:
+            return
+        expected = size_text(hr.height // self.scale, hr.width // self.scale)
+        size = size_text(lr_image.height, lr_image.width)
+        if size != expected:
             raise UserError(
-                f"{self.key}.lr_path: {lr_image.name} is {_size(lr_image.image)}, but its HR"
-                f" picture {hr.name} is {_size(hr.image)}, 1/{self.scale} of which is"
-                f" {width}x{height}: is generator.scale right?"
+                f"{self.key}.lr_path: {lr_image.name} is {size}, but its HR picture {hr.name} is"
+                f" {size_text(hr.height, hr.width)}, 1/{self.scale} of which is {expected}: is"
+                " generator.scale right?"
             )
 
     def bytes_needed(self) -> int:
         """The room that all take once packed, about: judged by a few of them."""
-        items = list(zip(*(side.pictures for side in self.sides()), strict=True))
+        items = self.items()
         sample = items[:: -(-len(items) // SAMPLE)]
-        read = [part.found.image for item in sample for part in _read(item)]
-        total = sum(_padded(image.nbytes) for image in read if image is not None)
+        read = [part.image for item in sample for part in _read(item)]
+        total = sum(_blocks(image.nbytes) * BLOCK for image in read if image is not None)
         return total * len(items) // len(sample)
 
+    def choose(self, records: Records) -> tuple[list[int], list[str]]:
+        """The numbers of the pictures that can be used, and the summary of each side.
 
-class _Strip:
-    """Pictures written one after the other, each from a whole block on."""
+        Raises: UserError where there are none, or others stop it.
+        """
+        tally = Tally(self.hr.label, self.min_size, self.damaged, self.key)
+        lr_tally = Tally(self.lr_image.label if self.lr_image else "", 1, "stop", self.key)
+        used = []
+        for i, (hr, *lr_images) in enumerate(records):
+            if tally.keep(hr, *lr_images):
+                used.append(i)
+                for lr_image in lr_images:
+                    lr_tally.keep(lr_image)
+        return used, [tally.summary()] + ([lr_tally.summary()] if self.lr_image else [])
 
-    def __init__(self, write: Callable[[Any], Any]):
-        """`write` takes bytes."""
-        self._write = write
-        self._told: list[tuple[str, int, int, int]] = []  # name, height, width, checksum
-        self._blocks = 0
+    def assemble(
+        self, records: Records, pixels: Sequence[np.ndarray], ending: str
+    ) -> tuple[Packed, Packed | None]:
+        """Of what was packed, the pictures that can be used. Raises: UserError as `choose` does.
 
-    def add(self, read: _Read) -> None:
-        """Write one picture."""
-        image = read.found.image
-        assert image is not None
-        self._blocks += _padded(image.nbytes) // BLOCK
-        if self._blocks > MOST:
-            raise UserError(f"{read.found.name}: more than {MOST} blocks of {BLOCK} bytes up to it")
-        self._write(np.ascontiguousarray(image))
-        self._write(bytes(_padded(image.nbytes) - image.nbytes))
-        self._told.append((read.found.name, *image.shape[:2], read.checksum))
-
-    def content(self) -> dict[str, Any]:
-        """What to know of the bytes, as JSON values."""
-        names, heights, widths, _ = (list(column) for column in zip(*self._told, strict=True))
-        digest = hashlib.sha256(json.dumps(self._told).encode()).hexdigest()
-        return {"names": names, "heights": heights, "widths": widths, "digest": digest}
-
-
-def _padded(length: int) -> int:
-    return -(-length // BLOCK) * BLOCK
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
-
-
-def _assemble(
-    contents: Sequence[dict[str, Any]], flat: Sequence[np.ndarray], ending: str
-) -> tuple[Packed, Packed | None]:
-    """Bytes, and what is known of them, as packed pictures; `ending` is added to the summary."""
-    sides: list[Packed] = []
-    for content, pixels in zip(contents, flat, strict=True):
-        heights = np.array(content["heights"], np.int32)
-        widths = np.array(content["widths"], np.int32)
-        blocks = -(-(heights.astype(np.int64) * widths * 3) // BLOCK)
-        pixels.flags.writeable = False
-        sides.append(
-            Packed(
-                names=tuple(content["names"]),
-                heights=heights,
-                widths=widths,
-                first=(np.cumsum(blocks) - blocks).astype(np.int32),
-                blocks=pixels.reshape(-1, BLOCK),
-                summary=content["summary"] + ("" if sides else ending),
-                digest=content["digest"],
+        Args:
+          records: as `pack` gave them.
+          pixels: each side's bytes, as `pack` wrote them.
+          ending: added to the summary.
+        """
+        used, summaries = self.choose(records)
+        written = np.array([_is_written(record) for record in records])
+        sides: list[Packed] = []
+        for side, summary, flat in zip(zip(*records, strict=True), summaries, pixels, strict=True):
+            sizes = np.array([(told.height, told.width) for told in side], np.int64)
+            blocks = np.where(written, _blocks(sizes.prod(1) * 3), 0)
+            chosen = [side[i] for i in used]
+            known = [(*told[:3], told.checksum) for told in chosen]
+            flat.flags.writeable = False
+            sides.append(
+                Packed(
+                    names=tuple(told.name for told in chosen),
+                    heights=sizes[used, 0].astype(np.int32),
+                    widths=sizes[used, 1].astype(np.int32),
+                    first=(np.cumsum(blocks) - blocks)[used].astype(np.int32),
+                    blocks=flat.reshape(-1, BLOCK),
+                    summary=summary + ("" if sides else ending),
+                    digest=hashlib.sha256(json.dumps(known).encode()).hexdigest(),
+                )
             )
-        )
-    return sides[0], sides[1] if len(sides) > 1 else None
+        return sides[0], sides[1] if len(sides) > 1 else None
+
+
+def _is_written(record: Sequence[Told]) -> bool:
+    """Whether a picture is packed: with its partner or not at all."""
+    return not any(told.error for told in record)
+
+
+def _write(write: Callable[[Any], Any], image: np.ndarray | None) -> int:
+    """Write a picture in whole blocks, and return how many."""
+    assert image is not None
+    blocks = _blocks(image.nbytes)
+    write(np.ascontiguousarray(image))
+    write(bytes(blocks * BLOCK - image.nbytes))
+    return blocks
+
+
+def _blocks(length: Any) -> Any:
+    """How many blocks so many bytes take, an int or an array."""
+    return -(-length // BLOCK)

@@ -3,17 +3,20 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tqdm
 
 from srgan_jax import images
+from srgan_jax.data.cache import Stamps, stamp, stamps
 from srgan_jax.errors import UserError, some
+from srgan_jax.images import Reader
 
 # Photographs that scikit-image installs with itself; `stereo_motorcycle` gives two.
 BUILTIN_TRAIN = (
@@ -23,8 +26,6 @@ BUILTIN_TRAIN = (
 BUILTIN_HELD_OUT = ("astronaut",)
 
 WINDOW = 4  # pictures that are read ahead, for each core
-
-Reader = Callable[[], tuple[np.ndarray, str]]  # as `images.read`
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -50,21 +51,31 @@ class Listing:
       label: the source, for messages.
       pictures: each a name, and what reads and decodes it, on any thread.
       files: what holds the pictures on disk, by name.
+      stamps: of these files, when they were found.
     """
 
     label: str
     pictures: Sequence[tuple[str, Reader]]
-    files: dict[str, pathlib.Path]
+    files: dict[str, str]
+    stamps: Stamps
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What became of one file: an image, perhaps converted, or a reason why not."""
+class Told(NamedTuple):
+    """What is known of a picture without its pixels."""
 
     name: str
-    image: np.ndarray | None
-    note: str = ""
-    error: str = ""
+    height: int = 0
+    width: int = 0
+    note: str = ""  # how it was converted, "" for not at all
+    error: str = ""  # why it cannot be read, "" where it can
+    checksum: int = 0  # of the pixels, where it was taken
+
+
+class Found(NamedTuple):
+    """What became of one file: an image, or None where it cannot be read."""
+
+    told: Told
+    image: np.ndarray | None = None
 
 
 def load(
@@ -95,9 +106,9 @@ def load(
     listing = find(source=source, path=path, split=split, dataset=dataset, key=key)
     tally = Tally(listing.label, min_size, damaged, key)
     found = in_order(attempt, listing.pictures, progress, "reading pictures")
-    kept = [item for item in found if tally.keep(item)]
+    kept = [item for item in found if tally.keep(item.told)]
     return Pictures(
-        names=tuple(item.name for item in kept),
+        names=tuple(item.told.name for item in kept),
         images=tuple(item.image for item in kept if item.image is not None),
         summary=tally.summary(),
     )
@@ -106,15 +117,16 @@ def load(
 def find(*, source: str, path: str, split: str, dataset: str, key: str) -> Listing:
     """The pictures of a source, none of them read. Arguments and errors as for `load`."""
     if source == "builtin":
-        return Listing("built-in photographs", _builtin(split), {})
+        return Listing("built-in photographs", _builtin(split), {}, {})
     if source == "folder":
         return _folder(path, key)
     if source == "tfds":
         from srgan_jax.data import tfds  # optional: needs an extra
 
         pictures, records = tfds.data_source(dataset, split, path, key)
-        files = {str(file): file for file in records}
-        return Listing(f"tensorflow-datasets {dataset}/{split}", pictures, files)
+        files = {file: file for file in map(str, records)}
+        label = f"tensorflow-datasets {dataset}/{split}"
+        return Listing(label, pictures, files, stamps(files))
     raise ValueError(f"unknown source {source!r}")
 
 
@@ -146,15 +158,13 @@ def list_folder(path: str, where: str) -> Listing:
     folder = pathlib.Path(path)
     if not folder.is_dir():
         raise UserError(f"{where} is not a folder")
-    files = {str(file.relative_to(folder)): file for file in images.find(folder)}
+    found = {name: stamp(status) for name, status in images.scan(folder)}
+    files = {name: os.path.join(folder, name) for name in found}
     if not files:
         suffixes = " ".join(images.SUFFIXES)
         raise UserError(f"{where} holds no pictures ({suffixes}), also not deeper down")
-
-    def reader(file: pathlib.Path) -> Reader:
-        return lambda: images.read(file)
-
-    return Listing(str(path), [(name, reader(file)) for name, file in files.items()], files)
+    pictures = [(name, functools.partial(images.read, file)) for name, file in files.items()]
+    return Listing(str(path), pictures, files, found)
 
 
 def attempt(picture: tuple[str, Reader]) -> Found:
@@ -163,8 +173,9 @@ def attempt(picture: tuple[str, Reader]) -> Found:
     try:
         image, note = read()
     except UserError as error:
-        return Found(name, None, error=str(error))
-    return Found(name, image, note)
+        return Found(Told(name, error=str(error)))
+    height, width = image.shape[:2]
+    return Found(Told(name, height, width, note), image)
 
 
 def cores() -> int:
@@ -219,18 +230,18 @@ class Tally:
         self._small: list[str] = []
         self._conversions: collections.Counter[str] = collections.Counter()
 
-    def keep(self, found: Found, partner: Found | None = None) -> bool:
+    def keep(self, told: Told, partner: Told | None = None) -> bool:
         """Whether a picture, and one that it cannot do without, can be used. Both are counted."""
-        if found.image is None:
-            self._broken.append(found.error)
-        elif min(found.image.shape[:2]) < self._min_size:
-            self._small.append(f"{found.name} ({found.image.shape[1]}x{found.image.shape[0]})")
-        elif partner is not None and partner.image is None:
+        if told.error:
+            self._broken.append(told.error)
+        elif min(told.height, told.width) < self._min_size:
+            self._small.append(f"{told.name} ({images.size_text(told.height, told.width)})")
+        elif partner is not None and partner.error:
             self._broken.append(partner.error)
         else:
             self._kept += 1
-            self._pixels += found.image.shape[0] * found.image.shape[1]
-            self._conversions.update([found.note] if found.note else [])
+            self._pixels += told.height * told.width
+            self._conversions.update([told.note] if told.note else [])
             return True
         return False
 

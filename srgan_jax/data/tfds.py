@@ -7,17 +7,16 @@ import pathlib
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from srgan_jax import images
 from srgan_jax.errors import UserError, first_line
+from srgan_jax.images import Reader
 
 FEATURES = ("image", "hr")  # what a data set may call its pictures; the first that it has
-
-Reader = Callable[[], tuple[np.ndarray, str]]
 
 
 def data_source(

@@ -92,9 +92,8 @@ class Folders:
         for method, files in self.results.items():
             picture = self._read_file(files[stem])
             if picture.shape not in (hr.shape, whole.shape):
-                raise UserError(
-                    f"{files[stem]}: {_size(picture)}, but its HR picture is {_size(whole)}"
-                )
+                size, hr_size = (images.size_text(*image.shape[:2]) for image in (picture, whole))
+                raise UserError(f"{files[stem]}: {size}, but its HR picture is {hr_size}")
             results[method] = cut(picture, self.scale)
         name = self.hr[stem].name
         if not self.lr_image:
@@ -102,9 +101,10 @@ class Folders:
             return dataclasses.replace(pair, results=results)
         lr_image = self._read_file(self.lr_image[stem])
         if (lr_image.shape[0] * self.scale, lr_image.shape[1] * self.scale) != hr.shape[:2]:
+            size, hr_size = (images.size_text(*image.shape[:2]) for image in (lr_image, whole))
             raise UserError(
-                f"{self.lr_image[stem]}: {_size(lr_image)} is not 1/{self.scale} of the HR"
-                f" picture's {_size(whole)}: is --scale right?"
+                f"{self.lr_image[stem]}: {size} is not 1/{self.scale} of the HR picture's"
+                f" {hr_size}: is --scale right?"
             )
         return Pair(name, hr, lr_image, results)
 
@@ -112,10 +112,6 @@ class Folders:
         pixels, note = images.read(file)
         self.converted.update([note] if note else [])
         return pixels
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def find(

@@ -268,6 +268,13 @@ def test_jpeg_is_pillows(name):
         assert np.abs(image - theirs).mean() > 1.5  # what JPEG does is much more
 
 
+@pytest.mark.parametrize("width", range(1, 8))
+def test_jpeg_of_narrow_pictures_is_pillows(width):
+    image = skimage.data.astronaut()[5:26, 218 : 218 + width]  # where colours change
+    difference = np.abs(np.asarray(compress(image, jnp.int32(10))) - pillows(image, 10))
+    assert (difference > 1).mean() < 0.02
+
+
 def test_jpegs_tables_are_pillows():
     for quality in (1, 10, 49, 50, 51, 75, 90, 99, 100):
         file = io.BytesIO()

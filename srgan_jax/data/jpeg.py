@@ -56,7 +56,9 @@ def compress(image: jax.Array, quality: int | jax.Array) -> jax.Array:
         # As libjpeg: the last column is repeated before halving, the last row after it.
         half = _halve(_pad(plane, -height % 2, -width % 16))
         coded = _code(_pad(half, -half.shape[0] % 8, 0), CHROMA_TABLE, quality)
-        whole = _double(coded[: (height + 1) // 2, : (width + 1) // 2])
+        coded = coded[: (height + 1) // 2, : (width + 1) // 2]
+        # Chroma this narrow libjpeg does not interpolate.
+        whole = _double(coded) if coded.shape[1] > 2 else coded.repeat(2, 0).repeat(2, 1)
         planes.append(whole[:height, :width])
     return _to_rgb(*planes)
 

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say, and refuse what they cannot."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -76,4 +77,22 @@ def test_the_command_says_what_there_is_to_measure(root):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "python -m srgan_jax.benchmark data|pack" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_determinism_is_asked_for(root):
+    """Here of flags that say otherwise, which then are refused."""
+    command = [
+        *(sys.executable, "-m", "srgan_jax.benchmark", "data", "--config.deterministic=True"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | {"XLA_FLAGS": "--xla_gpu_deterministic_ops=false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "config.deterministic=True" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from srgan_jax import cli, config_flag
+from srgan_jax import cli, config_flag, deterministic
 from srgan_jax.errors import UserError
 
 CONFIG = config_flag.define(str(pathlib.Path(__file__).with_name("config.py")))
@@ -21,6 +21,8 @@ def main(argv: Sequence[str]) -> None:
     if list(argv[1:]) not in [[what] for what in WHAT]:
         raise UserError(f"say what to measure: python -m srgan_jax.benchmark {'|'.join(WHAT)}")
     config = config_flag.checked(CONFIG)
+    if config.deterministic:
+        deterministic.request()
 
     from srgan_jax.benchmark import data, packing  # late: a mistyped flag is answered at once
 

@@ -299,6 +299,7 @@ def validate(config: ConfigDict) -> None:
             require(value(key) % config.steps_per_dispatch == 0, key, must)
     if config.data.min_detail:  # whose sums are int32
         require(config.data.crop <= 1024, "data.crop", "at most 1024 with data.min_detail")
+        require(config.data.min_detail <= 255, "data.min_detail", "at most 255 levels")
     if config.generator.base != "none":
         require(config.generator.output == "linear", "generator.output", "'linear' on a base")
     for name in PHASES:
@@ -336,9 +337,11 @@ def _validate_degradation(data: ConfigDict, require: Callable[[bool, str, str], 
         ("blur_sigma", 0.01, 100), ("noise_sigma", 0, 255), ("jpeg_quality", 1, 100),
     ):  # fmt: skip
         ends = tuple(data[key])
-        kind = int if key == "jpeg_quality" else (int, float)
-        fine = len(ends) == 2 and all(isinstance(end, kind) for end in ends)
-        must = f"two numbers, the lowest and the highest, from {least} to {most}"
+        whole = key == "jpeg_quality"
+        kinds = (int,) if whole else (int, float)  # by type: True is an int, too
+        fine = len(ends) == 2 and all(type(end) in kinds for end in ends)
+        numbers = "whole numbers" if whole else "numbers"
+        must = f"two {numbers}, the lowest and the highest, from {least} to {most}"
         require(fine and least <= ends[0] <= ends[1] <= most, f"data.{key}", must)
 
 
@@ -353,11 +356,19 @@ def _not_finite(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def adopt_degradation(config: ConfigDict, trained: dict[str, Any]) -> None:
-    """Take over how a run made its LR images, from its config.json, to measure it likewise."""
+    """Take over how a run made its LR images, from its config.json, to measure it likewise.
+
+    Also of one from when `degradation` was a name and `blur_sigma` a number.
+    """
+    data = dict(trained["data"])
+    if isinstance(data.get("degradation"), str):
+        data["degradation"] = [data["degradation"]]
+    if isinstance(data.get("blur_sigma"), (int, float)):
+        data["blur_sigma"] = [data["blur_sigma"]] * 2
     config.generator.scale = trained["generator"]["scale"]
     for key in ("degradation", "blur_sigma", "noise_sigma", "jpeg_quality"):
-        if key in trained["data"]:
-            config.data[key] = tuple(trained["data"][key])
+        if key in data:
+            config.data[key] = tuple(data[key])
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

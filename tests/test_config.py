@@ -100,7 +100,11 @@ def test_a_wrong_choice_is_named_with_the_right_ones(key):
         ("data.noise_sigma", (1.0,)),
         ("data.jpeg_quality", (50, 101)),
         ("data.jpeg_quality", (50.5, 60)),
+        ("data.jpeg_quality", (50.0, 95.0)),
+        ("data.jpeg_quality", (True, 95)),
+        ("data.noise_sigma", (False, True)),
         ("data.min_detail", -1.0),
+        ("data.min_detail", 60000.0),
         ("generator.scale", 5),
         ("generator.kernel", 5),
         ("generator.blocks", 0),
@@ -329,3 +333,14 @@ def test_degradation_of_an_earlier_run_is_taken_over():
     config.adopt_degradation(fresh, config.to_json(trained))
     assert fresh.data.degradation == ("blur", "bicubic")
     assert fresh.data.blur_sigma == (1.0, 2.0)
+    earlier = config.to_json(config.paper())
+    earlier["data"] |= {"degradation": "gaussian", "blur_sigma": 1.3}
+    config.adopt_degradation(fresh, earlier)
+    assert fresh.data.degradation == ("gaussian",)
+    assert fresh.data.blur_sigma == (1.3, 1.3)
+
+
+def test_qualities_are_asked_for_as_whole_numbers():
+    assert "must be two whole numbers" in refusal(edited(data__jpeg_quality=(50.0, 95.0)))
+    assert "must be two numbers" in refusal(edited(data__noise_sigma=(2.0, 1.0)))
+    config.validate(edited(data__noise_sigma=(0, 1.5)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from srgan_jax import deterministic, recipes, weights
+from srgan_jax import deterministic, recipes, remarks, weights
 from srgan_jax.best import Best
 from srgan_jax.changes import Changes
 from srgan_jax.checkpoint import Checkpoints
@@ -64,6 +64,8 @@ def resume(
         differences.append("pictures: others than before")
     if differences:
         say(f"continuing with {'; '.join(differences)}")
+    for remark in remarks.of(config):
+        say(remark)
     if config.deterministic and jax.default_backend() == "gpu":
         say(deterministic.COST)
     if changes.learned:

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from srgan_jax import config
+from srgan_jax import config, remarks
 from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
 
@@ -315,6 +315,34 @@ def test_a_little_of_an_epoch_is_a_step_and_an_epoch_counts_every_batch():
     assert config.steps_of(c, "gan", 10) == 1
     c.gan.epochs = 3.0
     assert config.steps_of(c, "gan", 10) == 15
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, []),
+        ({"checkpoint__keep_best": 2, "eval__every_steps": 10_000}, []),
+        ({"eval__every_steps": 3000}, []),
+        (
+            {"checkpoint__keep_best": 2, "eval__every_steps": 3000},
+            ["eval.every_steps=3000 and checkpoint.every_steps=5000 meet every 15000 steps"],
+        ),
+        ({"data__degradation": ("gaussian",)}, []),
+        ({"data__lr_path": "x", "eval__lr_path": "y"}, []),
+        (
+            {"data__lr_path": "x", "eval__lr_path": "y", "data__degradation": ("gaussian",)},
+            ["data.degradation=('gaussian',) is not trained on"],
+        ),
+        ({"data__lr_path": "x"}, ["validation is on LR pictures made by data.degradation="]),
+    ],
+    ids=str,
+)
+def test_remarks(values, said):
+    lines = list(remarks.of(edited(**values)))
+    assert len(lines) == len(said)
+    for line, part in zip(lines, said, strict=True):
+        assert part in line
+        assert "\n" not in line
 
 
 def test_steps_of_a_dispatch_must_end_where_something_is_due():

@@ -100,7 +100,9 @@ class Runs:
             timeout=TIMEOUT,
         )
 
-    def until(self, line: str, act: Callable[[subprocess.Popen], None], workdir, **changes):
+    def until(
+        self, line: str, act: Callable[[subprocess.Popen], None], workdir, env=None, **changes
+    ):
         """Run, and `act` once a console line begins with `line`: (exit status, stdout, stderr).
 
         The pipe is made as small as it can be and read line by line, so that the run, which
@@ -111,7 +113,7 @@ class Runs:
             subprocess.Popen(
                 self.command(workdir, **changes),
                 cwd=self.folder,
-                env=self.env,
+                env=self.env | (env or {}),
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 bufsize=0,
@@ -832,3 +834,40 @@ def test_measuring_on_another_set_keeps_the_runs_own_results(runs, copy, tmp_pat
     assert (copy / "panel.png").read_bytes() == panel
     assert len(list(copy.glob("panel_*.png"))) == 1
     assert "this run is complete" in runs(copy).stdout
+
+
+def test_from_the_host_in_dispatches_stopped_and_continued_is_bit_identical(runs):
+    """As undisturbed from the device's memory.
+
+    In dispatches of as many steps: those of another number are rounded otherwise.
+    """
+    steps = {"pretrain__steps": 20, "gan__steps": 20}
+    often = {"log__every_steps": 2, "eval__every_steps": 4, "checkpoint__keep_best": 1}
+    same = steps | often | {"steps_per_dispatch": 2, "env": QUICK}
+    host, device = (same | {"data__placement": where} for where in ("host", "device"))
+    a, b = runs.folder / "from the device", runs.folder / "from the host"
+
+    def disturbed():
+        return runs.until("pretrain 8/", terminate, b, **host), runs(b, **host)
+
+    done, ((status, stdout, stderr), last) = runs.together(lambda: runs(a, **device), disturbed)
+    assert_fine(done)
+    assert "on the device" in done.stdout
+    assert "eval.every_steps=4 and checkpoint.every_steps=10 meet every 20 steps" in done.stdout
+    assert (status, stderr) == (0, "")
+    assert "pictures: " in stdout
+    assert "on the host, read ahead" in stdout
+    assert "2 a dispatch" in stdout
+    stopped = int(re.search(r"stopped after step (\d+): the same command", stdout)[1])
+    assert 8 <= stopped < 40
+    assert_fine(last)
+    assert f"continuing after step {stopped} of 40\n" in last.stdout
+
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    assert [line["step"] for line in jsonl(a / "metrics.jsonl") if "loss" in line][-1] == 40
+    assert (a / "results.json").read_text() == (b / "results.json").read_text()
+    assert digest_of(a / "checkpoints/40") == digest_of(b / "checkpoints/40")
+    for network in ("srresnet", "srgan", "srresnet_best", "srgan_best"):
+        x, y = (tensors(workdir / f"{network}.safetensors") for workdir in (a, b))
+        assert x.keys() == y.keys()
+        assert [key for key in x if x[key].tobytes() != y[key].tobytes()] == []

@@ -220,8 +220,9 @@ class Checkpoints:
 
     def _cannot_read(self, step: int, error: Exception) -> UserError:
         return UserError(
-            f"{self._directory}: the checkpoint of step {step} cannot be read now"
-            f" ({first_line(error)}): mend that, and run the same command again"
+            f"{self._directory / str(step)}: the checkpoint of step {step} cannot be read now"
+            f" ({first_line(error)}): mend that, and run the same command again, or move that"
+            " folder away to go on from the one before"
         )
 
     def _cannot_write(self, error: Exception) -> UserError:

@@ -29,6 +29,8 @@ SAMPLE = 16  # pictures that tell how much room all need
 
 FILES = ("pixels.bin", "lr_pixels.bin")  # of HR, and of LR pictures if there are any
 
+Records = list[tuple[Told, ...]]  # of each picture, and of its partner if it has one
+
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
@@ -162,9 +164,6 @@ def _open_or_build(
         return entry.open(), reason
 
 
-Records = list[tuple[Told, ...]]  # of each picture, and of its partner if it has one
-
-
 def _read(item: Sequence[tuple[str, Reader]]) -> list[Found]:
     """Read a picture, and its partner if it has one; on any thread."""
     parts = []
@@ -228,7 +227,8 @@ class _Pictures:
                 records.append(record)
                 if not _is_written(record):
                     continue
-                self._check_sizes(*record)
+                if self.lr_image:
+                    self._check_sizes(*record)
                 for side, (write, part) in enumerate(zip(writes, parts, strict=True)):
                     blocks[side] += _write(write, part.image)
                     if blocks[side] > MOST:
@@ -245,9 +245,7 @@ class _Pictures:
             )
         return records
 
-    def _check_sizes(self, hr: Told, lr_image: Told | None = None) -> None:
-        if lr_image is None:
-            return
+    def _check_sizes(self, hr: Told, lr_image: Told) -> None:
         expected = size_text(hr.height // self.scale, hr.width // self.scale)
         size = size_text(lr_image.height, lr_image.width)
         if size != expected:

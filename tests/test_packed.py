@@ -384,7 +384,7 @@ from srgan_jax import images
 from srgan_jax.data import packed
 read = images.read
 def slow(file):
-    print(file, flush=True)
+    print(f"{{file}}\\n", end="", flush=True)  # one write: threads
     time.sleep({delay})
     return read(file)
 images.read = slow

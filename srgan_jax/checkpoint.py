@@ -177,7 +177,7 @@ class Checkpoints:
         if steps or self._damaged.exists():
             raise UserError(
                 f"{self._directory}: every checkpoint is damaged, or not of this run (now below"
-                f" {self._damaged}): start in a new --workdir, or delete that folder to start over"
+                f" {self._damaged}): start in a new --workdir, or delete both folders to start over"
             )
         return None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import signal
 import socket
@@ -11,19 +12,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 from test_train import QUICK, TIMEOUT, Runs, assert_refused, jsonl, saved_steps
 
 from srgan_jax import cluster, processes
 from srgan_jax.errors import StoppedError, UserError
 
-PRETRAIN, TOTAL = 20, 140
+PRETRAIN, TOTAL = 200, 210
 CONFIG = {
     "data__batch_size": 4,
     "pretrain__steps": PRETRAIN,
     "gan__steps": TOTAL - PRETRAIN,
     "eval__every_steps": PRETRAIN,
-    "checkpoint__every_steps": PRETRAIN,
+    "checkpoint__every_steps": 50,
 }
 
 
@@ -88,23 +90,28 @@ def started(runs: Runs, workdir: pathlib.Path, count: int, **changes) -> Iterato
             process.wait()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def parsed_flags():
+    flags.FLAGS.mark_as_parsed()
+
+
 @pytest.fixture(scope="module")
 def runs(root, tmp_path_factory) -> Runs:
     return Runs(root, tmp_path_factory.mktemp("runs"))
 
 
-def test_a_run_of_two_then_four_processes_then_one(runs):
+def test_a_run_of_two_processes_then_four_then_two(runs):
     """Stopped, killed, and continued by other numbers of processes, placements and modes."""
     workdir, alone = runs.folder / "several", runs.folder / "alone"
 
     # SIGTERM to one of them: all save the same step and leave with 0.
     with started(runs, workdir, 2, parallel="pmap", data__placement="host") as two:
-        two.wait_for("gan 5/")
+        two.wait_for("pretrain 10/")
         two.processes[1].send_signal(signal.SIGTERM)
         assert two.statuses() == [0, 0], [two.said(0)[-2000:], two.said(1)[-2000:]]
     stopped = saved_steps(workdir)[-1]
     assert f"stopped after step {stopped}: the same command continues this run" in two.said(0)
-    assert PRETRAIN + 5 <= stopped < TOTAL
+    assert 10 <= stopped < PRETRAIN
     assert "pretrain" not in two.said(1)  # the first speaks for all
 
     # One is killed: the others end within a minute, and say why.
@@ -117,14 +124,12 @@ def test_a_run_of_two_then_four_processes_then_one(runs):
     assert statuses == [1, 1, -signal.SIGKILL, 1]
     assert f"continuing after step {stopped} of {TOTAL}" in four.said(0)
     for i in (0, 1, 3):
-        assert "srgan_jax: error: " in four.said(i)
-        assert f"process {i} of 4 ends because another one has ended" in four.said(i)
+        assert f"srgan_jax: error: process {i} of 4 ends because another one has" in four.said(i)
 
-    # One process goes on, to the end.
-    done = runs(workdir, env=QUICK, **CONFIG)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "continuing after step" in done.stdout
-    assert (workdir / "results.json").exists()
+    # Two go on, to the end, in both phases and the evaluation.
+    with started(runs, workdir, 2) as two:
+        assert two.statuses() == [0, 0], [two.said(0)[-2000:], two.said(1)[-2000:]]
+    assert "continuing after step" in two.said(0)
 
     # As if one process had done all: the same batches, and rounding apart the same steps.
     assert runs(alone, env=QUICK, **CONFIG).returncode == 0
@@ -133,6 +138,12 @@ def test_a_run_of_two_then_four_processes_then_one(runs):
     losses = [np.array([x["loss"] for x in lines if "loss" in x]) for lines in (ours, theirs)]
     np.testing.assert_allclose(losses[0][:10], losses[1][:10], rtol=1e-4)
     np.testing.assert_allclose(losses[0][:PRETRAIN], losses[1][:PRETRAIN], rtol=0.02)
+    ours, theirs = (
+        json.loads((folder / "results.json").read_text())["rows"] for folder in (workdir, alone)
+    )
+    assert [(row["image"], row["method"]) for row in ours] == [
+        (row["image"], row["method"]) for row in theirs
+    ]
 
 
 def test_processes_that_differ_all_stop(runs):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -144,7 +145,12 @@ def command(root):
         small = [f"--config.{key}={value}" for key, value in SMALL.items()]
         start = [sys.executable, "-m", "srgan_jax.benchmark.scaling"]
         return subprocess.run(
-            [*start, *arguments, *small], cwd=root, capture_output=True, text=True, check=False
+            [*start, *arguments, *small],
+            cwd=root,
+            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiles in half the time
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return run
@@ -152,12 +158,12 @@ def command(root):
 
 def test_the_command_tells_and_measures(command, tmp_path):
     done = command(
-        "--config=configs/srgan.py:mse", "--phase=gan", "--measure=1,2", "--seconds=0.1", "--machine=v5e",
-        "--inside_us=2", "--devices=1,16,512", f"--output={tmp_path / 'rows.json'}",
+        "--config=configs/srgan.py:srresnet_mse", "--measure=1", "--seconds=0.1",
+        "--machine=v5e", "--inside_us=2", "--devices=1,16,512", f"--output={tmp_path / 'rows.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "more devices cannot share 16 images" in done.stdout
-    assert done.stdout.count(" images/s\n") == 2
+    assert done.stdout.count(" images/s\n") == 1
     written = json.loads((tmp_path / "rows.json").read_text())
     assert written["machine"]["inside_us"] == 2
     assert written["machine"]["group"] == 256
@@ -174,7 +180,6 @@ def test_the_command_tells_and_measures(command, tmp_path):
     ("arguments", "told"),
     [
         (["--config=configs/srgan.py:srresnet_mse", "--phase=gan"], "trains no such phase"),
-        (["--config=configs/srgan.py:mse", "--step_ms=1"], "say --phase="),
         (["--config=configs/srgan.py:mse", "--devices=1,some"], "--devices=1,some"),
     ],
 )

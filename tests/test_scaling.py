@@ -159,7 +159,8 @@ def command(root):
 def test_the_command_tells_and_measures(command, tmp_path):
     done = command(
         "--config=configs/srgan.py:srresnet_mse", "--measure=1", "--seconds=0.1",
-        "--machine=v5e", "--inside_us=2", "--devices=1,16,512", f"--output={tmp_path / 'rows.json'}",
+        "--machine=v5e", "--inside_us=2", "--devices=1,16,512",
+        f"--output={tmp_path / 'rows.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "more devices cannot share 16 images" in done.stdout

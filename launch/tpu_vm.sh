@@ -19,9 +19,9 @@
 # outlive the TPU (pictures may be there too), with directories that can be renamed, which is how a
 # checkpoint is finished. Its lock does not keep out other machines: start a run only once.
 #
-# To continue: the same `run` or `watch`. `run` ends when the run does, with 75 if it was stopped
-# before it was complete; Ctrl-C here does not stop it, `stop` does. `watch` ends when the run is
-# complete, was stopped, or fails on a TPU that is in order; it does not delete the TPU then.
+# To stop: `stop`; Ctrl-C only takes you away from it. To continue: the same `run` or `watch`. `run`
+# ends when the run does, not with 0 if that is not complete. `watch` ends when it is complete, or
+# was stopped, or failed, on a TPU that is in order; the TPU is not deleted then.
 set -euo pipefail
 
 die() {
@@ -112,6 +112,7 @@ watch() {
 again() { # a new TPU in the place of what may be left of another
     delete || true
     until create; do
+        sleep "${WAIT:-60}"
         delete
     done
     setup

@@ -4,9 +4,10 @@
 #   launch/until_complete.sh --config=... --workdir=...
 #   DRY_RUN=1 launch/until_complete.sh --config=... --workdir=...            # only prints
 #
-# A run that is stopped by a signal saves and has status 0, and would not be started again. Here it
-# has 75 ("try again") unless it is complete, which it is when there is a results.json in the
-# workdir. So every process needs the workdir, mounted, and --workdir=DIR in one word.
+# Before: `python` has the package, and every process sees the workdir, such as a mounted bucket,
+# given as --workdir=DIR in one word. A run that is stopped by a signal saves and has status 0, and
+# would not be started again. Here it has 75 ("try again") unless it is complete, which it is when
+# there is a results.json in the workdir.
 #
 # To stop: SIGTERM, which is handed on. To continue: the same command.
 set -euo pipefail

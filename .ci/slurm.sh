@@ -29,7 +29,7 @@ until_true() { # within $1 seconds, the command that follows
     done
 }
 
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then
     [[ ${CI:-} ]] || skip "no Slurm: apt-get install slurm-wlm munge"
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes \
         --no-install-recommends slurm-wlm munge; } >/dev/null 2>&1 || skip "it cannot be installed"
@@ -38,10 +38,11 @@ fi
 
 work=$(mktemp -d)
 daemons=()
+are_no_jobs() { [[ -z $(squeue --noheader) ]]; }
 clean_up() {
     if ((${#daemons[@]} > 1)); then
-        scancel --user=root --quiet || true
-        until_true 40 test -z "$(squeue --noheader)" || true
+        scancel --quiet --user=root 2>/dev/null || true
+        until_true 40 are_no_jobs || true
     fi
     kill "${daemons[@]}" 2>/dev/null || true
     wait

@@ -68,7 +68,7 @@ send() { # signal $1 to the processes that are left; their parents hand it on
     [[ -z $left ]] || kill -s "$1" $left 2>/dev/null || true
 }
 signalled=
-# shellcheck disable=SC2317  # called by a trap
+# shellcheck disable=SC2317,SC2329  # called by a trap
 stop() {
     if [[ $signalled ]]; then send KILL; else send TERM; fi
     signalled=yes

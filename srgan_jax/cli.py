@@ -1,6 +1,7 @@
 """What the commands share: flags, and errors as one line."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -60,3 +61,9 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def stopping_signals() -> list[signal.Signals]:
+    """Those that ask a run to stop; not SIGHUP where it is ignored, as behind nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (not ignored)

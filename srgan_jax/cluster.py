@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -188,10 +189,8 @@ def _check_address(address: str, process_id: int) -> None:
         raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
     try:
         if process_id == 0:
-            with socket.socket(socket.AF_INET6) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("::", int(port)))
-            return
+            with contextlib.closing(_listening(int(port))):
+                return
         until = time.monotonic() + TIMEOUT.value
         while True:
             try:
@@ -207,6 +206,13 @@ def _check_address(address: str, process_id: int) -> None:
         raise UserError(
             f"--coordinator_address={address}: {what} ({error.strerror or error}): {advice}"
         ) from error
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket as JAX will open it, on all addresses. Raises: OSError."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _told(config: dict[str, Any]) -> dict[str, Any]:
@@ -237,13 +243,22 @@ def _watch(place: Place) -> int:
         process_group=0,  # a Ctrl-C comes once, from here
     )
     os.close(writer)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: child.send_signal(number))
+    forwarded = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        forwarded.append(number)
+        child.send_signal(number)
+
+    for number in cli.stopping_signals():
+        signal.signal(number, forward)
     status = child.wait()
     if status >= 0:
         return status
     by = signal.Signals(-status).name
     if not os.read(reader, 1):
+        if -status in forwarded:  # it had nothing to save yet
+            print("stopped: the same command goes on from here")
+            return 0
         reason = (
             f"{place} was ended by {by} while it started: all have to be started within"
             f" --start_timeout={TIMEOUT.value} seconds, with the same --coordinator_address and"

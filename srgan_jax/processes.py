@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from srgan_jax import cli
 from srgan_jax.errors import StoppedError, UserError, first_line
 
 # How long one may be behind the others, such as while it packs pictures: a day. One that has died
@@ -160,13 +161,15 @@ class Stop:
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Let the first SIGINT or SIGTERM stop the run; the second acts as it would without.
+    """Let the first SIGINT, SIGTERM or SIGHUP stop the run; the second acts as it would without.
 
     Of several processes SIGTERM is JAX's: from the start of its coordination service on, one that
     gets it makes all stop.
     """
     stop = Stop()
-    numbers = (signal.SIGINT, signal.SIGTERM) if count() == 1 else (signal.SIGINT,)
+    numbers = cli.stopping_signals()
+    if count() > 1:
+        numbers.remove(signal.SIGTERM)
     former = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:

@@ -147,7 +147,7 @@ class Stop:
             yield
         finally:
             self._deferred = False
-        if self._signalled.is_set() and not self.agreed:
+        if count() == 1 and self._signalled.is_set() and not self.agreed:
             raise StoppedError
 
     def signal(self, number: int, frame: FrameType | None) -> None:

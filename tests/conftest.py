@@ -11,6 +11,27 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Minutes each: begun first, so that one of the two that run at a time does not wait for the other.
+LONGEST = (
+    "test_train",
+    "test_survival",
+    "test_processes",
+    "test_steps",
+    "test_parallel",
+    "test_main",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The repository."""

@@ -300,6 +300,7 @@ def test_what_a_server_does_wrong(serve, folder, monkeypatch, answer, reason):
     assert names(folder) == [".weights.h5.lock"]
     assert len(server.gets) == 1
     server.answer = whole
+    monkeypatch.setattr(download, "TIMEOUT", 30)
     assert fetch(server.url).read_bytes() == WHOLE
 
 

@@ -31,6 +31,7 @@ def config(tmp_path, noise):
     return c
 
 
+@pytest.mark.slow
 def test_the_loop_is_measured_from_both_places(config, tmp_path, capsys):
     data.benchmark(config, rounds=2, seconds=0.1, output=str(tmp_path / "rates.json"))
     written = json.loads((tmp_path / "rates.json").read_text())

@@ -143,6 +143,7 @@ def test_local_fails_and_kills_the_others_when_one_fails(root, tools, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+@pytest.mark.slow
 def test_local_stops_and_continues(root, tmp_path):
     """Two processes on the CPU: stopped by SIGTERM, they save; the same command continues."""
     runs = Runs(root, tmp_path)

@@ -147,14 +147,24 @@ def test_devices_and_modes_agree(step, recipe, initial):
 
 
 # G's gradient is taken with the new D, which would differ between the parts: only one moves.
-ONE_MOVES = {
-    "pretrain": (pretrain_step, PRETRAIN),
-    "G": (gan_step, dataclasses.replace(GAN, discriminator_tx=optax.sgd(0.0))),
-    "D": (gan_step, dataclasses.replace(GAN, generator_tx=optax.sgd(0.0))),
-}
+ONE_MOVES = [
+    pytest.param(pretrain_step, PRETRAIN, id="pretrain"),
+    pytest.param(
+        gan_step,
+        dataclasses.replace(GAN, discriminator_tx=optax.sgd(0.0)),
+        id="G",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        gan_step,
+        dataclasses.replace(GAN, generator_tx=optax.sgd(0.0)),
+        id="D",
+        marks=pytest.mark.slow,
+    ),
+]
 
 
-@pytest.mark.parametrize(("step", "recipe"), ONE_MOVES.values(), ids=ONE_MOVES.keys())
+@pytest.mark.parametrize(("step", "recipe"), ONE_MOVES)
 def test_accumulated_gradients_are_the_mean_over_the_parts(step, recipe, initial):
     """Plain gradient descent is linear: so is the step in its gradients."""
     parallel, start = Parallel("jit", jax.devices()[:2]), initial[step]

@@ -100,6 +100,7 @@ def runs(root, tmp_path_factory) -> Runs:
     return Runs(root, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_then_four_then_two(runs):
     """Stopped, killed, and continued by other numbers of processes, placements and modes."""
     workdir, alone = runs.folder / "several", runs.folder / "alone"

@@ -33,6 +33,8 @@ from test_train import (
 
 from srgan_jax import weights
 
+pytestmark = pytest.mark.slow
+
 PRETRAIN, TOTAL = 24, 48
 EVERY = 3  # steps between checkpoints, so that saving is often under way
 CONFIG = {

@@ -836,6 +836,7 @@ def test_measuring_on_another_set_keeps_the_runs_own_results(runs, copy, tmp_pat
     assert "this run is complete" in runs(copy).stdout
 
 
+@pytest.mark.slow
 def test_from_the_host_in_dispatches_stopped_and_continued_is_bit_identical(runs):
     """As undisturbed from the device's memory.
 

@@ -1,10 +1,15 @@
-"""What the loop makes of the metrics of its steps."""
+"""What the loop makes of the metrics of its steps, and what it leaves alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srgan_jax import loop
+from srgan_jax import config as config_lib
+from srgan_jax import loop, recipes, train
+from srgan_jax.engine import Engine
+from srgan_jax.parallel import Parallel
+from srgan_jax.supply import Supply
 
 
 def pending(**wrong: dict[int, float]) -> list[tuple[int, dict]]:
@@ -47,3 +52,31 @@ def test_metrics_are_those_of_the_last_step():
 )
 def test_what_is_not_finite_is_named_with_its_step(given, said):
     assert loop.fetch(pending(**given)) == ({}, said)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_after_the_first_step_nothing_is_compiled_and_nothing_leaves_the_devices(mode):
+    config = config_lib.paper()
+    small = {"data.crop": 16, "data.batch_size": 8, "generator.blocks": 1, "generator.channels": 4}
+    config.update_from_flattened_dict(
+        {"data.source": "builtin", "data.placement": "device"} | small
+    )
+    parallel = Parallel(mode)
+    assert len(parallel.devices) == 8
+    supply = Supply.from_config(config, parallel, *recipes.load_pictures(config, progress=False))
+    phase, _ = recipes.make_phases(config, [8, 0], None, {})
+    state = parallel.place_state(train.initial_state(config, phase))
+    programs, compiled = [], []
+    told = lambda event, seconds, **_: compiled.append(event)  # noqa: E731
+    engine = Engine(parallel, supply, 2)
+    with engine.dispatches(phase, state, lambda *told: programs.append(told)) as ahead:
+        done, *_ = next(ahead)
+        jax.monitoring.register_event_duration_secs_listener(told)
+        try:
+            with jax.transfer_guard("disallow"):
+                dones = [done, *(done for done, *_ in ahead)]
+        finally:
+            jax.monitoring.unregister_event_duration_listener(told)
+    assert dones == [2, 4, 6, 8]
+    assert len(programs) == 1
+    assert [event for event in compiled if "compile" in event] == []

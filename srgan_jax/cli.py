@@ -10,6 +10,11 @@ from absl import app, flags, logging
 
 from srgan_jax.errors import StoppedError, UserError, first_line
 
+STOPPED = "stopped, with nothing to save: the same command starts or continues it again"
+
+# What a process of several tells the one that watches it: whether there is something to save.
+IN_LOOP, OUTSIDE = b"l", b"o"
+
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with a mistake as a UserError."""
@@ -45,7 +50,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
     except StoppedError:
-        print("stopped: the same command goes on from here")
+        print(STOPPED)
         leave(0)
     except KeyboardInterrupt:
         print("srgan_jax: interrupted", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Starting one of several processes: from flags, the environment, or what a scheduler tells.
 
 JAX's runtime ends a process from C++ when another one is lost, with a page of text and no chance
-for Python to say a word. So a parent without JAX watches each one, and has the last word.
+for Python to say a word. So a parent, which does nothing else, watches each one, has the last word,
+and gets the signals.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from srgan_jax import cli
-from srgan_jax.errors import UserError, first_line
+from srgan_jax.errors import PeerError, UserError, first_line
 
 ADDRESS = flags.DEFINE_string(
     "coordinator_address",
@@ -56,6 +57,8 @@ LINGER_SECONDS = 2
 
 _WATCHED = "SRGAN_JAX_WATCHED_BY"  # in a process that is watched: "PARENT FILE-DESCRIPTOR"
 _PR_SET_PDEATHSIG = 1
+
+STARTING = b"s"
 
 # What JAX says where another process, or the way to it, is lost.
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "Connection", "Socket closed", "heartbeat", "arrier")
@@ -113,7 +116,8 @@ def requested(environ: Mapping[str, str]) -> Place | None:
 
 def _scheduler(environ: Mapping[str, str]) -> bool:
     """Whether one that JAX knows has started several processes."""
-    slurm = "SLURM_STEP_NODELIST" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
+    slurm = "SLURM_STEP_NODELIST" in environ and int(tasks) > 1
     open_mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
     return slurm or open_mpi or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
 
@@ -123,7 +127,7 @@ def joined(config: dict[str, Any]) -> Iterator[None]:
     """Be one of the processes that flags or the environment tell of, if they do, to the end.
 
     The calling process then only watches, and another one like it does the work. What goes wrong
-    in it is told here, and ends it at once: the others wait for it in vain, and are ended by JAX.
+    in that is told here, and ends it at once: the others wait for it in vain, and are ended by JAX.
 
     Args:
       config: leaves by key; has to be the same for all.
@@ -138,21 +142,18 @@ def joined(config: dict[str, Any]) -> Iterator[None]:
     parent, stage = map(int, watcher.split())
     _die_with(parent)
 
-    from srgan_jax import processes  # here, so that the parent does without JAX
+    from srgan_jax import processes
 
     try:
         _start(place)
-        os.write(stage, b"r")
+        processes.tell_watcher_by(stage)
         processes.check_equal(_told(config))
         yield
         processes.finish()
     except UserError as error:
         print(f"srgan_jax: error: {error}", file=sys.stderr)
         time.sleep(LINGER_SECONDS)
-        cli.leave(2)
-    except KeyboardInterrupt:
-        print("srgan_jax: interrupted", file=sys.stderr)
-        cli.leave(130)
+        cli.leave(1 if isinstance(error, PeerError) else 2)
     except Exception as error:
         if type(error).__name__ == "JaxRuntimeError" and any(word in str(error) for word in _LOST):
             print(f"srgan_jax: error: {_lost(place)} ({first_line(error, 120)})", file=sys.stderr)
@@ -176,15 +177,16 @@ def _start(place: Place) -> None:
         )
         jax.devices()
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise PeerError(
             f"{place}: several processes cannot be started ({first_line(error)}): do all see"
             " devices of one kind, and can each reach the first?"
         ) from error
 
 
 def _check_address(address: str, process_id: int) -> None:
-    """What would end in C++, as a line. Raises: UserError."""
+    """What would end in C++, as a line. Raises: UserError; PeerError where nobody answers."""
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator_address={address}: must be HOST:PORT")
     try:
@@ -201,10 +203,15 @@ def _check_address(address: str, process_id: int) -> None:
                     raise
                 time.sleep(0.2)
     except OSError as error:
-        what = "cannot listen there" if process_id == 0 else "process 0 does not answer there"
-        advice = "give another port to all" if process_id == 0 else "is it started?"
-        raise UserError(
-            f"--coordinator_address={address}: {what} ({error.strerror or error}): {advice}"
+        reason = error.strerror or error
+        if process_id == 0:
+            raise UserError(
+                f"--coordinator_address={address}: cannot listen there ({reason}): give another"
+                " port to all"
+            ) from error
+        raise PeerError(
+            f"--coordinator_address={address}: process 0 does not answer there ({reason}): is it"
+            " started?"
         ) from error
 
 
@@ -243,22 +250,28 @@ def _watch(place: Place) -> int:
         process_group=0,  # a Ctrl-C comes once, from here
     )
     os.close(writer)
-    forwarded = []
+    os.set_blocking(reader, False)
+    state, signals = STARTING, 0
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        forwarded.append(number)
-        child.send_signal(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal state, signals
+        state, signals = _newest(reader, state), signals + 1
+        # Only in the loop is there something to save, by all of them; JAX tells the others.
+        in_loop = state == cli.IN_LOOP and signals == 1
+        child.send_signal(signal.SIGTERM if in_loop else signal.SIGKILL)
 
     for number in cli.stopping_signals():
-        signal.signal(number, forward)
+        signal.signal(number, handle)
     status = child.wait()
     if status >= 0:
         return status
-    by = signal.Signals(-status).name
-    if not os.read(reader, 1):
-        if -status in forwarded:  # it had nothing to save yet
-            print("stopped: the same command goes on from here")
-            return 0
+    by, state = signal.Signals(-status).name, _newest(reader, state)
+    if signals == 1 and state != cli.IN_LOOP:
+        print(cli.STOPPED)
+        return 0
+    if signals:
+        reason = f"{place} was stopped at once; the same command continues the run"
+    elif state == STARTING:
         reason = (
             f"{place} was ended by {by} while it started: all have to be started within"
             f" --start_timeout={TIMEOUT.value} seconds, with the same --coordinator_address and"
@@ -270,6 +283,13 @@ def _watch(place: Place) -> int:
         reason = f"{place} was ended by {by}; the same command continues the run"
     print(f"srgan_jax: error: {reason}", file=sys.stderr)
     return 1
+
+
+def _newest(reader: int, state: bytes) -> bytes:
+    """What the watched process has told last."""
+    with contextlib.suppress(BlockingIOError):
+        state = os.read(reader, 1000)[-1:] or state
+    return state
 
 
 def _lost(place: Place) -> str:

@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+class PeerError(UserError):
+    """Another process of the run cannot be reached, which may be otherwise the next time.
+
+    The exit status is 1: schedulers that start a command again do so, but not after a mistake.
+    """
+
+
 class StoppedError(BaseException):
     """SIGINT or SIGTERM where there is nothing to save; not an `Exception`, which is caught."""
 

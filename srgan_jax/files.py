@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 
 from srgan_jax.errors import UserError, first_line
@@ -43,7 +44,7 @@ def make_folder(path: str | os.PathLike, flag: str) -> pathlib.Path:
     folder = pathlib.Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe{os.getpid()}"
+        probe = folder / f".probe{secrets.token_hex(8)}"  # other hosts have the same process ids
         probe.write_text("")
         probe.unlink()
     except OSError as error:

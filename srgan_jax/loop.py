@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import srgan_jax
 from srgan_jax import config as config_lib
-from srgan_jax import weights
+from srgan_jax import processes, weights
 from srgan_jax.best import Best
 from srgan_jax.checkpoint import Checkpoints
 from srgan_jax.engine import Engine
@@ -82,7 +82,8 @@ def run_phase(run: Run, phase: Phase, state: TrainState) -> TrainState:
             if log or validate or save:
                 values, wrong = fetch(pending)
                 if wrong:
-                    raise diverged(phase, wrong, record)
+                    with processes.together():  # none leaves before the first has saved
+                        raise diverged(phase, wrong, record)
                 pending.clear()
             if log and record:
                 record.monitor.metrics(done, phase.name, values)

@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: give a folder, such as --workdir=runs/first")
     if "://" in WORKDIR.value:
         raise UserError(
-            f"--workdir={WORKDIR.value}: must be a folder: mount the bucket (README, Several hosts)"
+            f"--workdir={WORKDIR.value}: must be a folder: mount the bucket (README, Several"
+            " devices, several hosts)"
         )
     if config.deterministic:
         deterministic.request()

@@ -28,6 +28,7 @@ from srgan_jax.errors import StoppedError, UserError, first_line
 PATIENCE_MS = 24 * 60 * 60 * 1000
 
 _rounds = itertools.count()
+_watcher: int | None = None
 
 
 def count() -> int:
@@ -50,6 +51,18 @@ def _client() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def tell_watcher_by(pipe: int) -> None:
+    """Where to tell what signals are to do, see `cluster`."""
+    global _watcher
+    _watcher = pipe
+    _tell_watcher(cli.OUTSIDE)
+
+
+def _tell_watcher(state: bytes) -> None:
+    if _watcher is not None:
+        os.write(_watcher, state)
 
 
 def exchange(value: Any) -> list[Any]:
@@ -143,19 +156,20 @@ class Stop:
     def deferred(self) -> Iterator[None]:
         """While `asked` is asked, a signal waits for that; otherwise it raises StoppedError."""
         self._deferred = True
+        _tell_watcher(cli.IN_LOOP)
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = self.agreed  # and not saved yet
+            if not self.agreed:
+                _tell_watcher(cli.OUTSIDE)
         if count() == 1 and self._signalled.is_set() and not self.agreed:
             raise StoppedError
 
     def signal(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         self._signalled.set()
-        if count() > 1:  # to JAX's own handler, which tells the others
-            os.kill(os.getpid(), signal.SIGTERM)
-        elif not self._deferred:
+        if not self._deferred:
             raise StoppedError
 
 
@@ -163,13 +177,14 @@ class Stop:
 def on_signals() -> Iterator[Stop]:
     """Let the first SIGINT, SIGTERM or SIGHUP stop the run; the second acts as it would without.
 
-    Of several processes SIGTERM is JAX's: from the start of its coordination service on, one that
-    gets it makes all stop.
+    Of several processes each has a parent, which gets them, see `cluster`; SIGTERM in the loop is
+    JAX's: one that gets it makes all stop.
     """
     stop = Stop()
-    numbers = cli.stopping_signals()
     if count() > 1:
-        numbers.remove(signal.SIGTERM)
+        yield stop
+        return
+    numbers = cli.stopping_signals()
     former = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:

@@ -7,8 +7,8 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
+from srgan_jax import checkpoint, continuing, loop, processes, recipes, rng, weights
 from srgan_jax import config as config_lib
-from srgan_jax import continuing, loop, processes, recipes, rng, weights
 from srgan_jax.changes import Changes
 from srgan_jax.engine import Engine, steps_per_dispatch
 from srgan_jax.errors import UserError
@@ -63,7 +63,8 @@ def train_on(
         raise UserError("config.pretrain and config.gan have no steps: nothing to train")
     with processes.together():
         vgg, vgg_params = recipes.load_content_network(config)  # before a long download
-        pictures, lr_pictures = recipes.load_pictures(config, progress=sys.stderr.isatty())
+        progress = sys.stderr.isatty() and processes.is_first()
+        pictures, lr_pictures = recipes.load_pictures(config, progress=progress)
         say(pictures.summary)
         supply = Supply.from_config(config, parallel, pictures, lr_pictures)
         say(supply.summary())
@@ -72,7 +73,15 @@ def train_on(
         lengths = [config_lib.steps_of(config, name, per_epoch) for name in config_lib.PHASES]
         phases = recipes.make_phases(config, lengths, vgg, vgg_params)
         state = initial_state(config, phases[0])
-    processes.check_equal({"what its pictures are (SHA-256)": supply.fingerprint()})
+    if processes.count() > 1:
+        processes.check_equal(
+            {
+                "the digest of data.path's pictures": supply.fingerprint(),
+                "where they are (data.placement)": supply.placement,
+                "the digest of eval.path's pictures": evaluator.fingerprint(),
+                "the digest of VGG19": checkpoint.digest(jax.device_get(vgg_params)),
+            }
+        )
 
     with contextlib.ExitStack() as held:
         record = None

@@ -391,7 +391,7 @@ def test_skypilot_tells_each_node_its_place(root, tools, tmp_path):
             "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
             "SKYPILOT_NUM_NODES": "2",
             "SKYPILOT_NODE_RANK": "1",
-            "ARGS": "--config=a --workdir=/bucket/b",
+            "ARGS": "--start_timeout=1800 --config=a --workdir=/bucket/b",
         },
         capture_output=True,
         text=True,
@@ -401,7 +401,7 @@ def test_skypilot_tells_each_node_its_place(root, tools, tmp_path):
         "JAX_COORDINATOR_ADDRESS=10.0.0.1:8476",
         "JAX_NUM_PROCESSES=2",
         "JAX_PROCESS_ID=1",
-        "--config=a --workdir=/bucket/b",
+        "--start_timeout=1800 --config=a --workdir=/bucket/b",
     } <= set(done.stdout.splitlines())
 
 

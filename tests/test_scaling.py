@@ -163,7 +163,7 @@ def test_the_command_tells_and_measures(command, tmp_path):
         f"--output={tmp_path / 'rows.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "more devices cannot share 16 images" in done.stdout
+    assert "at most 16 devices can share 16 images" in done.stdout
     assert done.stdout.count(" images/s\n") == 1
     written = json.loads((tmp_path / "rows.json").read_text())
     assert written["machine"]["inside_us"] == 2

@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
                 rows.append({"table": title} | row)
                 say(_line(row))
             if len(images) < len(device_counts):
-                say(f"  more devices cannot share {batch} images, at least {parts} on each")
+                say(f"  at most {batch // parts} devices can share {batch} images")
         say("")
     if OUTPUT.value:
         told = {"machine": dataclasses.asdict(machine), "peak_share": SHARE.value, "rows": rows}

@@ -78,12 +78,14 @@ def main(argv: Sequence[str]) -> None:
     """Check the flags, and measure as one of the processes that there are."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: see --help")
-    if FIT_NIQE.value:
-        perceptual.fit_niqe(FIT_NIQE.value, NIQE.value)
-        return
     given = (WEIGHTS, DATA, LR_DATA, RESULTS, SCALE, OUT, CONVENTION, METRIC, NIQE, LPIPS)
     with cluster.joined({f"--{flag.name}": flag.value for flag in given}):
-        run()
+        if FIT_NIQE.value:
+            with processes.together():
+                if processes.is_first():
+                    perceptual.fit_niqe(FIT_NIQE.value, NIQE.value)
+        else:
+            run()
 
 
 class Job(NamedTuple):
@@ -99,6 +101,8 @@ def run() -> None:
     """Measure everything that was given, and write. Raises: UserError."""
     with processes.together():
         job = check()
+    processes.check_equal({f"--data={label}": found.files for label, found in job.sets.items()})
+    processes.check_equal({f"--weights={name}": told for name, told in job.given.files.items()})
     asked = job.measures.asked()
     report_of = Report(job.out, job.given.files)
     for label, found in job.sets.items():
@@ -111,7 +115,7 @@ def run() -> None:
             values |= share[0]
             unreadable += [line for line in share[1] if line not in unreadable]
             converted.update(share[2])
-        together = TestSet([], found.count, unreadable, converted)
+        together = dataclasses.replace(found, unreadable=unreadable, converted=converted)
         report_of.add(label, together, values, asked)
     if REPORT_TABLE.value:
         report_of.tables = report.published(report_of.rows, job.given.variants)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from srgan_jax import files, processes, weights
 from srgan_jax.data import sources as data_sources
@@ -29,7 +29,8 @@ class TestSet:
     """Pairs of this process's share; and what their reading found, see `pairs.Folders`."""
 
     pairs: Iterable[pairs.Pair]
-    count: int  # in all shares
+    files: list[list[Any]]  # of all shares: names, and bytes of HR
+    count: int
     unreadable: list[str]
     converted: collections.Counter[str]
 
@@ -138,7 +139,13 @@ def find_sets(
         named = zip(pictures.names, pictures.images, strict=True)
         made = [pairs.make_pair(*item, Degradation(scale)) for item in named]
         share = made[processes.index() :: processes.count()]
-        sets["builtin"] = TestSet(share, len(made), [], collections.Counter())
+        sets["builtin"] = TestSet(
+            share,
+            [[pair.name, pair.hr.nbytes] for pair in made],
+            len(made),
+            [],
+            collections.Counter(),
+        )
     for label, folder in folders.items():
         own = {}
         for name, path in results.items():
@@ -150,7 +157,8 @@ def find_sets(
                 )
             own[name] = str(below) if below.is_dir() else path
         found = pairs.find(label, folder, scale, lr_folders.get(label), own)
-        sets[label] = TestSet(found.read(), len(found.hr), found.unreadable, found.converted)
+        listed = [[file.name, file.stat().st_size] for file in found.hr.values()]
+        sets[label] = TestSet(found.read(), listed, len(listed), found.unreadable, found.converted)
     return sets
 
 

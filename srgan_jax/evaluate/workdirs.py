@@ -1,6 +1,8 @@
 """A run's own evaluation: the pictures that its config names, the generators that it exported."""
 
 import dataclasses
+import hashlib
+import json
 import re
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srgan_jax import images, processes, recipes, weights
+from srgan_jax.checkpoint import digest
 from srgan_jax.data import packed
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import panel, report
@@ -73,6 +76,12 @@ class Evaluator:
             else:
                 pairs.append(Pair(name, cut(pictures.picture(i), scale), lr_pictures.picture(i)))
         return cls(data_label(config), pairs, scale)
+
+    def fingerprint(self) -> str:
+        """Differs where anything of the pictures does."""
+        told = [pair.name for pair in self.pairs]
+        pixels = digest([(pair.hr, pair.lr_image) for pair in self.pairs])
+        return hashlib.sha256(json.dumps([told, pixels]).encode()).hexdigest()
 
     def validate(
         self, generator: Generator, variables: Variables

@@ -128,9 +128,14 @@ def check_equal(what: dict[str, Any]) -> None:
             here, there = told[0].get(key), other.get(key)
             if here != there:
                 raise UserError(
-                    f"the processes of a run have to be equal, but {key} is {here!r} in process 0"
-                    f" and {there!r} in process {i}"
+                    f"the processes of a run have to be equal, but {key} is {_short(here)} in"
+                    f" process 0 and {_short(there)} in process {i}"
                 )
+
+
+def _short(value: Any, most: int = 100) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 class Stop:

@@ -391,7 +391,7 @@ def test_skypilot_tells_each_node_its_place(root, tools, tmp_path):
             "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
             "SKYPILOT_NUM_NODES": "2",
             "SKYPILOT_NODE_RANK": "1",
-            "ARGS": "--start_timeout=1800 --config=a --workdir=/bucket/b",
+            "ARGS": "--config=a --workdir=/bucket/b",
         },
         capture_output=True,
         text=True,

@@ -44,8 +44,8 @@ GAN = GanRecipe(
 CASES = {
     "pretrain": (pretrain_step, PRETRAIN),
     "gan": (gan_step, GAN),
-    "two updates of D": (gan_step, dataclasses.replace(GAN, discriminator_updates=2)),
 }
+TWO_UPDATES = dataclasses.replace(GAN, discriminator_updates=2)
 
 
 def random_variables(module, side: int):
@@ -124,7 +124,13 @@ def parts_of(state: TrainState) -> dict:
     }
 
 
-@pytest.mark.parametrize(("step", "recipe"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    ("step", "recipe"),
+    [
+        *(pytest.param(*case, id=name) for name, case in CASES.items()),
+        pytest.param(gan_step, TWO_UPDATES, id="two updates of D", marks=pytest.mark.slow),
+    ],
+)
 def test_devices_and_modes_agree(step, recipe, initial):
     start = initial[step]
     one = Parallel("jit", jax.devices()[:1])
@@ -189,6 +195,7 @@ def test_accumulated_gradients_are_the_mean_over_the_parts(step, recipe, initial
     np.testing.assert_allclose(metrics["grad_sr/mse"], np.sqrt(np.sum(squares)) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shared_out_optimizer_makes_the_same_steps(initial, monkeypatch):
     monkeypatch.setattr(optim, "SMALLEST_SHARDED", 64)
     adam = optax.adam(1e-3)

@@ -4,8 +4,8 @@
     unit    [0, 1] float32                                the generator's input
     signed  [-1, 1] float32                               the generator's output, the losses
 
-A network's output may leave its range. It is clipped in one place only, `signed_to_uint8`,
-and never where a gradient passes.
+A network's output may leave its range. It is clipped where it becomes a picture,
+`signed_to_uint8` and `signed_to_levels`, and never where a gradient passes.
 """
 
 import jax
@@ -59,3 +59,14 @@ def round_pixels(pixels: jax.Array) -> jax.Array:
 def signed_to_uint8(image: jax.Array) -> jax.Array:
     """[-1, 1] float to 0..255 uint8, rounded half up and clipped, any shape."""
     return round_pixels(signed_to_pixels(image)).astype(jnp.uint8)
+
+
+def signed_to_levels(image: jax.Array, levels: str) -> jax.Array:
+    """[-1, 1] float, clipped, as what a picture holds, any shape.
+
+    `levels` is "uint8", 0..255, or "uint16", 0..65535, rounded half up, or "float32", [0, 1].
+    """
+    if levels == "uint8":
+        return signed_to_uint8(image)
+    unit = jnp.clip(signed_to_unit(image), 0.0, 1.0)
+    return jnp.floor(unit * 65535.0 + 0.5).astype(levels) if levels == "uint16" else unit

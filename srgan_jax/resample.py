@@ -8,7 +8,7 @@ with the edge pixel repeated, which is folded into the matrices.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 import jax
@@ -43,14 +43,14 @@ def lanczos3(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
 
 
-def _resampling_matrix(
+def _taps(
     in_size: int, out_size: int, scale: Fraction, kernel: Kernel, support: float
-) -> np.ndarray:
-    """The matrix [out_size, in_size], float64, whose rows hold normalised filter taps.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which input samples make up an output sample, and their normalised weights: [out_size, taps].
 
     Output sample i lies over the input coordinate (i + 0.5) / scale - 0.5, so that the
     centres of the first and last pixels keep their places. `kernel` is a function of the
-    distance in input pixels, cut off beyond `support`.
+    distance in input pixels, cut off beyond `support`. Weights are float64.
     """
     centers = (np.arange(out_size) + 0.5) / float(scale) - 0.5
     taps = math.ceil(2 * support) + 2
@@ -59,23 +59,28 @@ def _resampling_matrix(
     weights = np.where(np.abs(distances) <= support, kernel(distances), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     period = np.concatenate([np.arange(in_size), np.arange(in_size)[::-1]])
-    mirrored = period[indices % (2 * in_size)]
-    matrix = np.zeros((out_size, in_size))
-    np.add.at(matrix, (np.arange(out_size)[:, None], mirrored), weights)
-    return matrix
+    return period[indices % (2 * in_size)], weights
 
 
-@functools.lru_cache(maxsize=256)
-def imresize_matrix(in_size: int, scale: Fraction, kernel: Kernel, support: float) -> np.ndarray:
-    """One axis of MATLAB's `imresize`: float64 [ceil(in_size * scale), in_size].
+def imresize_taps(
+    in_size: int, scale: Fraction, kernel: Kernel, support: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One axis of MATLAB's `imresize`, as `_taps` gives it, for ceil(in_size * scale) samples.
 
     When shrinking, the kernel is widened by 1 / scale (MATLAB's antialiasing).
     """
     shrink = min(float(scale), 1.0)
     out_size = math.ceil(in_size * scale)
-    return _resampling_matrix(
-        in_size, out_size, scale, lambda x: shrink * kernel(shrink * x), support / shrink
-    )
+    return _taps(in_size, out_size, scale, lambda x: shrink * kernel(shrink * x), support / shrink)
+
+
+@functools.lru_cache(maxsize=256)
+def imresize_matrix(in_size: int, scale: Fraction, kernel: Kernel, support: float) -> np.ndarray:
+    """One axis of MATLAB's `imresize`: float64 [ceil(in_size * scale), in_size]."""
+    indices, weights = imresize_taps(in_size, scale, kernel, support)
+    matrix = np.zeros((len(weights), in_size))
+    np.add.at(matrix, (np.arange(len(weights))[:, None], indices), weights)
+    return matrix
 
 
 def gaussian_matrix(
@@ -231,3 +236,40 @@ def gaussian_downsample(
     most = float(sigma) if highest is None else highest
     rows, columns = (gaussian_matrix(size, factor, sigma, most) for size in image.shape[-3:-1])
     return apply_separable(image, rows, columns, quantise=quantise)
+
+
+def bicubic_rows(
+    blocks: Iterable[np.ndarray], height: int, width: int, scale: Fraction
+) -> Iterator[np.ndarray]:
+    """`bicubic` without `quantise`, on the host, for a picture that comes and goes row by row.
+
+    Args:
+      blocks: the picture from its top, float32 [some rows, width, C].
+      height: of all blocks together.
+      width: of each.
+      scale: output over input size, exact.
+
+    Yields: the result from its top, float32 [some rows, ceil(width * scale), C]; of the input no
+      more is held than the filter needs, and a block.
+    """
+    rows, row_weights = imresize_taps(height, scale, cubic, 2.0)
+    columns, column_weights = imresize_taps(width, scale, cubic, 2.0)
+    row_weights, column_weights = (w.astype(np.float32) for w in (row_weights, column_weights))
+    last_needed = rows.max(axis=1)
+    first_needed = np.minimum.accumulate(rows.min(axis=1)[::-1])[::-1]  # of it and all after it
+    held: np.ndarray | None = None
+    top, done = 0, 0
+    for block in blocks:
+        filtered = np.zeros((len(block), len(columns), block.shape[2]), np.float32)
+        for k in range(columns.shape[1]):
+            filtered += block[:, columns[:, k]] * column_weights[:, k, None]
+        held = filtered if held is None else np.concatenate([held, filtered])
+        ready = int(np.searchsorted(np.maximum.accumulate(last_needed), top + len(held)))
+        if ready > done:
+            result = np.zeros((ready - done, *held.shape[1:]), np.float32)
+            for k in range(rows.shape[1]):
+                result += held[rows[done:ready, k] - top] * row_weights[done:ready, k, None, None]
+            yield result
+            done = ready
+            if done < len(rows):
+                held, top = held[first_needed[done] - top :], int(first_needed[done])

@@ -125,7 +125,23 @@ class Generator(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, lr_image: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        lr_image: jax.Array,
+        *,
+        train: bool,
+        features: jax.Array | None = None,
+        features_only: bool = False,
+    ) -> jax.Array:
+        """The whole network; or its two parts, so that a picture can go through them in pieces.
+
+        Args:
+          lr_image: [B, h, w, 3] in [0, 1].
+          train: BatchNorm by the batch's own statistics, which are averaged, or by those.
+          features: what `features_only` gave: only the rest is run.
+          features_only: give what enlargement starts from, [B, h, w, channels].
+        """
+
         def conv(features: int, size: int, name: str, **kwargs: Any) -> nn.Module:
             return nn.Conv(features, (size, size), padding="SAME", name=name, **kwargs)
 
@@ -145,26 +161,30 @@ class Generator(nn.Module):
                 return nn.swish(x)
             return PReLU(per_channel=self.prelu == "channel", name=name)(x)
 
-        x = ranges.standardise(lr_image) if self.input == "imagenet" else lr_image
-        x = activation(conv(self.channels, self.kernel, "conv_in")(x), "prelu_in")
-        skip = x
-        for i in range(self.blocks):
-            y = norm(conv(self.channels, 3, f"block{i}_conv1")(x), f"block{i}_bn1")
-            y = activation(y, f"block{i}_prelu")
-            x = x + norm(conv(self.channels, 3, f"block{i}_conv2")(y), f"block{i}_bn2")
-        if self.mid != "none":
-            x = conv(self.channels, 3, "conv_mid")(x)
-            x = activation(x, "prelu_mid") if self.mid == "prelu" else norm(x, "bn_mid")
-            x = skip + x
+        def trunk() -> jax.Array:
+            x = ranges.standardise(lr_image) if self.input == "imagenet" else lr_image
+            x = activation(conv(self.channels, self.kernel, "conv_in")(x), "prelu_in")
+            skip = x
+            for i in range(self.blocks):
+                y = norm(conv(self.channels, 3, f"block{i}_conv1")(x), f"block{i}_bn1")
+                y = activation(y, f"block{i}_prelu")
+                x = x + norm(conv(self.channels, 3, f"block{i}_conv2")(y), f"block{i}_bn2")
+            if self.mid != "none":
+                x = conv(self.channels, 3, "conv_mid")(x)
+                x = activation(x, "prelu_mid") if self.mid == "prelu" else norm(x, "bn_mid")
+                x = skip + x
+            return x
 
+        x = trunk() if features is None else features
+        if features_only:
+            return x
         for i, factor in enumerate(STAGES[self.scale]):
             if self.upsample == "nearest":
                 x = conv(self.channels, 3, f"up{i}_conv")(nearest(x, factor))
             else:
                 init = nn.initializers.lecun_normal()
                 init = icnr(init, factor) if self.icnr else init
-                features = factor**2 * self.channels
-                x = conv(features, 3, f"up{i}_conv", kernel_init=init)(x)
+                x = conv(factor**2 * self.channels, 3, f"up{i}_conv", kernel_init=init)(x)
                 x = depth_to_space(x, factor)
             x = activation(x, f"up{i}_prelu")
         if self.hr_conv:

@@ -1,0 +1,1 @@
+"""Enlarging people's pictures: in tiles, from files to files, and films."""

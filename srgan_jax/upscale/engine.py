@@ -76,6 +76,7 @@ class Engine:
         # One more, which prepares the next while the devices compute.
         self.pool = concurrent.futures.ThreadPoolExecutor(self.workers + 1, "tile")
         self._lock = threading.Lock()
+        self.sizes = tiles.FINE if devices[0].platform == "cpu" else tiles.COARSE
         self.area = area_of(devices, generator.channels, dtype)
         self.familiar: set[tuple[int, int]] = set()
 

@@ -15,11 +15,28 @@ from typing import NamedTuple
 
 from srgan_jax.models.generator import STAGES, Generator
 
-# Sides that windows may have: few, for every pair of them is a compilation.
-SIDES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
-# A window that has been compiled is taken if it costs no more than so many times the best one's.
-FAMILIAR = 1.25
+class Sizes(NamedTuple):
+    """Which windows a device is given: every size that it has not had is a compilation.
+
+    Attributes:
+      sides: that windows may have.
+      familiar: one that has been compiled is taken if it costs at most so many times the best one.
+    """
+
+    sides: tuple[int, ...]
+    familiar: float
+
+
+# Where compiling takes part of a second, and where it takes many.
+FINE = Sizes(
+    (*range(16, 128, 16), *range(128, 512, 32), *range(512, 1024, 64), *range(1024, 4097, 128)),
+    1.05,
+)
+COARSE = Sizes(
+    sides=(16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096),
+    familiar=1.5,
+)
 
 
 class Radius(NamedTuple):
@@ -97,6 +114,7 @@ def choose(
     width: int,
     radius: int,
     *,
+    sizes: Sizes,
     area: int,
     most_rows: int,
     longest: int | None = None,
@@ -108,12 +126,13 @@ def choose(
       height: the picture's.
       width: the picture's.
       radius: of the receptive field.
+      sizes: that windows may have.
       area: pixels that a window may have, except where none is small enough.
       most_rows: output rows, in LR pixels, that a row of windows may give, likewise.
-      longest: a side that windows may have beside `SIDES`, and that none exceeds.
+      longest: a side that windows may have beside those, and that none exceeds.
       familiar: sizes that are compiled already.
     """
-    sides = [side for side in SIDES if not longest or side < longest]
+    sides = [side for side in sizes.sides if not longest or side < longest]
     sides = [*sides, longest] if longest else sides
     # One that does not see far enough does for a picture that it holds.
     highs, wides = (
@@ -127,5 +146,5 @@ def choose(
             windows = count(height, high, radius) * count(width, wide, radius)
             costs[high, wide] = windows * high * wide
     least = min(costs.values())
-    known = [size for size in costs if size in familiar and costs[size] <= FAMILIAR * least]
+    known = [size for size in costs if size in familiar and costs[size] <= sizes.familiar * least]
     return min(known or list(costs), key=costs.__getitem__)

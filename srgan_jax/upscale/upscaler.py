@@ -25,7 +25,7 @@ SHIPPED = ("srgan", "srresnet")  # the names of weights that come with the packa
 MOST_SCALE = 16
 
 # Bytes of SR that a row of windows may give: it is held twice or three times.
-BAND_BYTES = 192 << 20
+BAND_BYTES = 320 << 20
 
 # LR pixels that resampling sees far at most: two SR pixels of the smaller side, and rounding.
 RESAMPLING_REACH = 4
@@ -100,6 +100,11 @@ class Upscaler:
         self._fast = {"auto": "float32" if on_cpu else "bfloat16"}.get(dtype, dtype)
         self._exact = {"auto": "float32"}.get(dtype, dtype)
         self._engines: dict[str, Engine] = {}
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are worth being worked on at the same time."""
+        return self._engine("uint8").workers + 1
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that a picture of these gets."""
@@ -214,6 +219,7 @@ class Upscaler:
             height,
             width,
             radius,
+            sizes=engine.sizes,
             area=engine.area,
             most_rows=max(BAND_BYTES // per_row, 1),
             longest=self._tile,

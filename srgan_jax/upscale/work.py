@@ -1,0 +1,174 @@
+"""Files through the upscaler: several at once, each told of, and none half written."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+import tqdm
+from absl import logging
+
+from srgan_jax import images
+from srgan_jax.errors import UserError, first_line
+from srgan_jax.upscale import jobs as jobs_lib
+from srgan_jax.upscale import reading, writing
+from srgan_jax.upscale.jobs import Job
+from srgan_jax.upscale.upscaler import Upscaler
+
+_BAR = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} MP, {rate_fmt}, {remaining} left"
+
+
+class Asked(NamedTuple):
+    """How files are read and written.
+
+    Attributes:
+      quality: 1 to 100, of formats that lose some.
+      most_pixels: of an input that is not taken for an attack.
+      resume: continue films that were interrupted.
+    """
+
+    quality: int
+    most_pixels: int
+    resume: bool
+
+
+@dataclasses.dataclass
+class Done:
+    """How many files failed, and the megapixels of the others' results."""
+
+    failed: int = 0
+    megapixels: float = 0.0
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+    """A signal came: the picture under way is given up."""
+
+
+class _Enlarged(NamedTuple):
+    """What became of a file."""
+
+    line: str
+    megapixels: float
+
+
+def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
+    """Enlarge files; the next one is read while one is computed and one is written.
+
+    A line is printed for each, an error too; the others go on then.
+
+    Raises: KeyboardInterrupt at SIGINT or SIGTERM, when nothing is under way any more.
+    """
+    done = Done()
+    if not jobs:
+        return done
+    shown = sys.stderr.isatty()
+    area = float(upscaler.scale) ** 2
+    total = sum(map(jobs_lib.megapixels, jobs)) * area if shown else None
+    stopping = threading.Event()
+    pool = concurrent.futures.ThreadPoolExecutor(upscaler.at_once, "picture")
+    with tqdm.tqdm(total=total, unit="MP", bar_format=_BAR, disable=not shown) as bar, _signals():
+        tasks = {
+            pool.submit(_enlarge, job, upscaler, asked, stopping.is_set, bar.update): job
+            for job in jobs
+        }
+        try:
+            for task in concurrent.futures.as_completed(tasks):
+                job = tasks[task]
+                try:
+                    enlarged = task.result()
+                    done.megapixels += enlarged.megapixels
+                    bar.write(f"{job.source} -> {job.out}  {enlarged.line}", file=sys.stdout)
+                    sys.stdout.flush()
+                except Exception as error:  # of one file of many
+                    done.failed += 1
+                    bar.write(f"srgan_jax: error: {_told(job, error)}", file=sys.stderr)
+        except KeyboardInterrupt:
+            stopping.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
+    return done
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM is as SIGINT; a second one ends this process at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    former = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _told(job: Job, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error) if str(job.source) in str(error) else f"{job.source}: {error}"
+    logging.info("%s", job.source, exc_info=error)  # with --verbosity=0
+    return f"{job.source}: {type(error).__name__}: {first_line(error)}"
+
+
+def _enlarge(
+    job: Job,
+    upscaler: Upscaler,
+    asked: Asked,
+    stopped: Callable[[], bool],
+    progress: Callable[[float], Any],
+) -> _Enlarged:
+    """Enlarge one file; `progress` is told megapixels. Raises: UserError, Stopped."""
+    if stopped():
+        raise Stopped
+    if job.out.exists() and os.path.samefile(job.source, job.out):
+        raise UserError(f"{job.source}: the result would replace it: give --suffix or -o")
+    try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{job.out.parent}: cannot be made ({error.strerror})") from error
+    if job.format is None:
+        return _film(job, upscaler, asked, stopped)
+    picture = reading.open_picture(job.source, asked.most_pixels)
+    height, width = upscaler.size(picture.height, picture.width)
+    form = writing.Form(
+        height,
+        width,
+        picture.channels,
+        picture.dtype,
+        picture.frames,
+        picture.metadata,
+        picture.resolution,
+    )
+    writing.check(job.source, job.format, form)
+    blocks = picture.rows()
+    with writing.writer(job.out, job.format, form, asked.quality) as put:
+        for _ in range(picture.frames):
+            frame = itertools.islice(blocks, picture.blocks)
+            for rows in upscaler.rows(
+                frame, picture.height, picture.width, picture.channels, picture.dtype
+            ):
+                if stopped():
+                    raise Stopped
+                put(rows)
+                progress(len(rows) * width / 1e6)
+    said = [images.size_text(height, width)]
+    said += [f"{picture.frames} frames"] * (picture.frames > 1)
+    said += [picture.note] * bool(picture.note)
+    if picture.dtype.itemsize > 1 and not writing.FORMATS[job.format].deep:
+        said.append(f"16 bits reduced to the 8 of {job.format}")
+    return _Enlarged("; ".join(said), height * width * picture.frames / 1e6)
+
+
+def _film(job: Job, upscaler: Upscaler, asked: Asked, stopped: Callable[[], bool]) -> _Enlarged:
+    raise NotImplementedError

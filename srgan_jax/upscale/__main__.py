@@ -110,15 +110,18 @@ def run(inputs: Sequence[str]) -> None:
         quality=QUALITY.value, most_pixels=int(MAX_MEGAPIXELS.value * 1e6), resume=RESUME.value
     )
     done = work.enlarge_all(todo, upscaler, asked)
-    told = processes.exchange([len(todo), len(own) - len(todo), done.failed, done.megapixels])
-    count, skipped, failed, megapixels = (sum(part) for part in zip(*told, strict=True))
+    told = processes.exchange([len(todo), len(own) - len(todo), done.megapixels, done.failed])
+    count, skipped, megapixels = (sum(part) for part in list(zip(*told, strict=True))[:3])
+    failed = [line for part in told for line in part[3]]
     seconds = time.perf_counter() - start
     if processes.is_first():
-        parts = [f"{count - failed} enlarged"] + [f"{skipped} were there"] * (skipped > 0)
+        parts = [f"{count - len(failed)} enlarged"] + [f"{skipped} were there"] * (skipped > 0)
         rate = f" ({megapixels:.1f} MP in {seconds:.1f} s, {megapixels / seconds:.2f} MP/s)"
-        print(", ".join(parts) + rate * (count > failed))
+        print(", ".join(parts) + rate * (count > len(failed)))
+    if failed and len(todo) == 1:
+        raise UserError(failed[0])
     if failed:
-        raise UserError(f"{failed} of {len(found)} could not be enlarged, see above")
+        raise UserError(f"{len(failed)} of {len(found)} could not be enlarged, see above")
 
 
 def make_upscaler() -> "Upscaler":

@@ -72,7 +72,8 @@ def _apply(
         (x,) = args
         factor = x.shape[1] // image.shape[1]
         rows, columns = (side.repeat(factor) for side in inside)
-        return call(jnp.where((rows[:, None] & columns)[:, :, None][None], x, 0), **kwargs)
+        picture = rows[None, :, None, None] & columns[None, None, :, None]
+        return call(jnp.where(picture, x, 0), **kwargs)
 
     with nn.intercept_methods(mask):
         return jnp.asarray(generator.apply({"params": params}, image, train=False, **part))
@@ -122,5 +123,5 @@ def enlarge(
     )
     sr = _apply(generator, params, cut(window), inside, features=cut(features))[0]
     if gray:
-        sr = (sr * jnp.array(LUMA)[None, None]).sum(-1, keepdims=True)
+        sr = (jnp.clip(sr, -1.0, 1.0) * jnp.array(LUMA)[None, None]).sum(-1, keepdims=True)
     return ranges.signed_to_levels(sr, levels)

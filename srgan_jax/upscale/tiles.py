@@ -129,15 +129,21 @@ def choose(
       sizes: that windows may have.
       area: pixels that a window may have, except where none is small enough.
       most_rows: output rows, in LR pixels, that a row of windows may give, likewise.
-      longest: a side that windows may have beside those, and that none exceeds.
+      longest: a side that windows have where the picture is not smaller, and that none exceeds.
       familiar: sizes that are compiled already.
     """
-    sides = [side for side in sizes.sides if not longest or side < longest]
-    sides = [*sides, longest] if longest else sides
-    # One that does not see far enough does for a picture that it holds.
-    highs, wides = (
-        [side for side in sides if side > 2 * radius or side >= size] for size in (height, width)
-    )
+
+    def fitting(size: int) -> list[int]:
+        if longest is None:
+            sides = sizes.sides
+        elif size >= longest:
+            return [longest]
+        else:
+            sides = (*(side for side in sizes.sides if side < longest), longest)
+        # One that does not see far enough does for a picture that it holds.
+        return [side for side in sides if side > 2 * radius or side >= size]
+
+    highs, wides = fitting(height), fitting(width)
     area = max(area, highs[0] * wides[0])
     costs = {}
     for high, wide in itertools.product(highs, wides):

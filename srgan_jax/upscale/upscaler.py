@@ -185,7 +185,7 @@ class Upscaler:
             out = resample.bicubic_rows(out, height * s, width * s, self.scale / Fraction(s))
         border = int(margin * self.scale)
         for block in _cropped(out, border, *wanted) if border else out:
-            yield block if block.dtype == name else _quantised(block, name)
+            yield _quantised(block, name) if resampled or self.self_ensemble else block
 
     def _margin(self) -> int:
         """LR pixels that are repeated around a tileable picture: a whole number of SR pixels."""

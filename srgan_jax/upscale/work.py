@@ -41,9 +41,9 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass
 class Done:
-    """How many files failed, and the megapixels of the others' results."""
+    """Why files failed, and the megapixels of the others' results."""
 
-    failed: int = 0
+    failed: list[str] = dataclasses.field(default_factory=list)
     megapixels: float = 0.0
 
 
@@ -61,7 +61,7 @@ class _Enlarged(NamedTuple):
 def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
     """Enlarge files; the next one is read while one is computed and one is written.
 
-    A line is printed for each, an error too; the others go on then.
+    A line is printed for each; where one fails, too, and the others go on.
 
     Raises: KeyboardInterrupt at SIGINT or SIGTERM, when nothing is under way any more.
     """
@@ -87,8 +87,9 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
                     bar.write(f"{job.source} -> {job.out}  {enlarged.line}", file=sys.stdout)
                     sys.stdout.flush()
                 except Exception as error:  # of one file of many
-                    done.failed += 1
-                    bar.write(f"srgan_jax: error: {_told(job, error)}", file=sys.stderr)
+                    done.failed.append(_told(job, error))
+                    if len(jobs) > 1:  # of one alone the caller tells
+                        bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
         except KeyboardInterrupt:
             stopping.set()
             pool.shutdown(cancel_futures=True)

@@ -1,9 +1,11 @@
 """Pictures into files, row by row, by libvips on a thread of its own."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import queue
+import shutil
 import struct
 import threading
 import zlib
@@ -51,6 +53,7 @@ FORMATS = {
 
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
 _CLASSIC_TIFF = 1 << 32  # bytes that it can hold
+_FULL = 1 << 20  # bytes left: too few for what a writer has under way
 
 
 class Form(NamedTuple):
@@ -155,7 +158,7 @@ class _Encoder:
     def check(self) -> None:
         """Raises: OSError where writing has failed."""
         if self._error is not None:
-            raise OSError(_reason(self._error)) from self._error
+            raise OSError(_reason(self._error, self._arguments[0].parent)) from self._error
 
     def _run(self) -> None:
         path, name, form, quality = self._arguments
@@ -237,7 +240,9 @@ def _as_png(form: Form, blocks: Iterator[np.ndarray]) -> Iterator[bytes]:
     yield chunk(b"IDAT", stored.flush()) + chunk(b"IEND", b"")
 
 
-def _reason(error: Exception) -> str:
-    """The line of libvips' text that says what went wrong: the last one, of the system."""
+def _reason(error: Exception, folder: pathlib.Path) -> str:
+    """What went wrong, which of libvips' lines does not always tell."""
+    if shutil.disk_usage(folder).free < _FULL:
+        return os.strerror(errno.ENOSPC)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -132,9 +132,7 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
         notes.append(f"the first of {in_file} pages, of which not all have one size")
     if image.interpretation not in (*_GRAY, *_COLOR) or image.bands > 4:
         if image.bands > 5 or image.interpretation in ("multiband", "fourier", "histogram"):
-            raise UserError(
-                f"{path}: {image.bands} channels that are no colours: convert it to RGB"
-            )
+            raise UserError(f"{path}: its {image.bands} channels are no colours: convert it to RGB")
         notes.append(f"{image.interpretation} converted to RGB")
         image = _to_rgb(image)
     if image.format not in _NUMBERS:
@@ -142,12 +140,7 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
             f"{path}: samples of type {image.format} are not supported: convert it to 8 or 16 bits"
         )
     fields = image.get_fields()
-    # The orientation is not of the turned picture; libvips takes it out of `exif-data` too, then.
-    kept = [
-        key
-        for key in fields
-        if key in _KEPT or (key.startswith("exif-") and not key.endswith("-Orientation"))
-    ]
+    kept = [key for key in fields if key in _KEPT or key.startswith("exif-")]
     return Picture(
         path=path,
         format=kind,

@@ -192,6 +192,7 @@ def _save(
             image.set_type(
                 types.gstr_type if isinstance(value, str) else types.gint_type, key, value
             )
+    image.set_type(types.gint_type, "orientation", 1)  # EXIF data may tell of what it was
     if form.frames > 1:
         image.set_type(types.gint_type, "page-height", form.height)
     options = {k: quality if v is None else v for k, v in FORMATS[name].options.items()}

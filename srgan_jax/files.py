@@ -18,6 +18,11 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(base, "srgan_jax")
 
 
+def aside_of(path: pathlib.Path) -> pathlib.Path:
+    """Where `replacing` writes what is to take a file's place."""
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A file beside `path` to write to, with the same suffix; at the end it takes its place.
@@ -25,7 +30,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises: UserError where it cannot be written; then `path` is as it was.
     """
     path = pathlib.Path(path)
-    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    aside = aside_of(path)
     try:
         yield aside
         os.replace(aside, path)

@@ -275,8 +275,8 @@ def spoil(folder: pathlib.Path, photograph) -> dict[str, str]:
     (folder / "text.png").write_text("no picture")
     pyvips.Image.black(4, 4).cast("float").write_to_file(str(folder / "float.tif"))
     pyvips.Image.black(4, 4, bands=7).write_to_file(str(folder / "bands.tif"))
-    bomb = Image.new("1", (50000, 50000))
-    bomb.save(folder / "bomb.png")
+    form = writing.Form(50000, 50000, 1, np.dtype(np.uint8), 1, {}, (1.0, 1.0))
+    (folder / "bomb.png").write_bytes(b"".join(writing.as_png(form, iter([]))))
     return {
         "cut.jpg": "cannot be read as a picture",
         "cut.png": "cannot be read as a picture",

@@ -5,7 +5,8 @@ import concurrent.futures
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -100,6 +101,7 @@ class Upscaler:
         self._fast = {"auto": "float32" if on_cpu else "bfloat16"}.get(dtype, dtype)
         self._exact = {"auto": "float32"}.get(dtype, dtype)
         self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
 
     @property
     def at_once(self) -> int:
@@ -156,7 +158,13 @@ class Upscaler:
         return large
 
     def rows(
-        self, blocks: Iterable[np.ndarray], height: int, width: int, channels: int, dtype: Any
+        self,
+        blocks: Iterable[np.ndarray],
+        height: int,
+        width: int,
+        channels: int,
+        dtype: Any,
+        progress: Callable[[float], Any] = lambda share: None,
     ) -> Iterator[np.ndarray]:
         """Enlarge a picture that comes and goes row by row.
 
@@ -166,6 +174,8 @@ class Upscaler:
           width: of each.
           channels: 1 to 4, as in `__call__`.
           dtype: uint8, uint16 or float32.
+          progress: is called after each tile with its share of the picture; what it raises ends
+            the work.
 
         Yields: the result from its top, [some rows, W, channels]; `size` gives how much in all.
         """
@@ -179,7 +189,7 @@ class Upscaler:
             height, width = height + 2 * margin, width + 2 * margin
         resampled = self.scale != self.network_scale
         computed = "float32" if resampled or self.self_ensemble else name
-        out = self._network_rows(blocks, height, width, channels, name, computed)
+        out = self._network_rows(blocks, height, width, channels, name, computed, progress)
         if resampled:
             s = self.network_scale
             out = resample.bicubic_rows(out, height * s, width * s, self.scale / Fraction(s))
@@ -194,11 +204,12 @@ class Upscaler:
 
     def _engine(self, levels: str) -> Engine:
         dtype = self._fast if levels == "uint8" else self._exact
-        if dtype not in self._engines:
-            self._engines[dtype] = Engine(
-                self._generator, self._variables, self._devices, jnp.dtype(dtype).type
-            )
-        return self._engines[dtype]
+        with self._lock:
+            if dtype not in self._engines:
+                self._engines[dtype] = Engine(
+                    self._generator, self._variables, self._devices, jnp.dtype(dtype).type
+                )
+            return self._engines[dtype]
 
     def _network_rows(
         self,
@@ -208,6 +219,7 @@ class Upscaler:
         channels: int,
         given: str,
         computed: str,
+        progress: Callable[[float], Any],
     ) -> Iterator[np.ndarray]:
         """What the network makes of rows of the type `given`, in the type `computed`."""
         engine = self._engine(given)
@@ -242,11 +254,13 @@ class Upscaler:
                 task = engine.pool.submit(
                     _enlarge, engine, piece, window, computed, hides, self.self_ensemble
                 )
-                pending.append(_Tile(task, band, slice(s * x.first, s * x.end), x is columns[-1]))
+                share = (y.end - y.first) * (x.end - x.first) / (height * width)
+                place = slice(s * x.first, s * x.end)
+                pending.append(_Tile(task, band, place, x is columns[-1], share))
                 while len(pending) > engine.workers:
-                    yield from pending.popleft().finish()
+                    yield from pending.popleft().finish(progress)
         while pending:
-            yield from pending.popleft().finish()
+            yield from pending.popleft().finish(progress)
 
 
 class _Tile(NamedTuple):
@@ -256,10 +270,12 @@ class _Tile(NamedTuple):
     band: np.ndarray
     columns: slice
     last: bool
+    share: float
 
-    def finish(self) -> Iterator[np.ndarray]:
+    def finish(self, progress: Callable[[float], Any]) -> Iterator[np.ndarray]:
         """Put it in its place, and yield the band if it is whole then."""
         self.band[:, self.columns] = self.task.result()
+        progress(self.share)
         if self.last:
             yield self.band
 

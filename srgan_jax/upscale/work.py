@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 import tqdm
 from absl import logging
 
-from srgan_jax import images
+from srgan_jax import files, images
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.upscale import jobs as jobs_lib
 from srgan_jax.upscale import reading, writing
 from srgan_jax.upscale.jobs import Job
 from srgan_jax.upscale.upscaler import Upscaler
+
+# After a signal, for the pictures that can be given up properly.
+PATIENCE_SECONDS = 2
 
 _BAR = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} MP, {rate_fmt}, {remaining} left"
 
@@ -63,7 +66,8 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
 
     A line is printed for each; where one fails, too, and the others go on.
 
-    Raises: KeyboardInterrupt at SIGINT or SIGTERM, when nothing is under way any more.
+    Raises: KeyboardInterrupt at SIGINT or SIGTERM, when nothing half-written is there any more;
+      threads may still compute.
     """
     done = Done()
     if not jobs:
@@ -92,7 +96,12 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
                         bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
         except KeyboardInterrupt:
             stopping.set()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            # What a film has so far is made to play; a picture may be in the middle of a tile.
+            concurrent.futures.wait([task for task, job in tasks.items() if job.format is None])
+            concurrent.futures.wait(tasks, PATIENCE_SECONDS)
+            for job in (job for task, job in tasks.items() if not task.done()):
+                files.aside_of(job.out).unlink(missing_ok=True)
             raise
         pool.shutdown()
     return done
@@ -152,17 +161,20 @@ def _enlarge(
         picture.resolution,
     )
     writing.check(job.source, job.format, form)
+
+    def of_tile(share: float) -> None:
+        if stopped():
+            raise Stopped
+        progress(share * height * width / 1e6)
+
     blocks = picture.rows()
     with writing.writer(job.out, job.format, form, asked.quality) as put:
         for _ in range(picture.frames):
             frame = itertools.islice(blocks, picture.blocks)
             for rows in upscaler.rows(
-                frame, picture.height, picture.width, picture.channels, picture.dtype
+                frame, picture.height, picture.width, picture.channels, picture.dtype, of_tile
             ):
-                if stopped():
-                    raise Stopped
                 put(rows)
-                progress(len(rows) * width / 1e6)
     said = [images.size_text(height, width)]
     said += [f"{picture.frames} frames"] * (picture.frames > 1)
     said += [picture.note] * bool(picture.note)

@@ -176,7 +176,7 @@ class _Encoder:
 def _save(
     path: pathlib.Path, name: str, form: Form, quality: int, blocks: Iterator[np.ndarray]
 ) -> None:
-    stream = _Stream(_as_png(form, blocks))
+    stream = _Stream(as_png(form, blocks))
     source = pyvips.SourceCustom()
     source.on_read(stream.read)
     image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="truncated")
@@ -220,7 +220,7 @@ class _Stream:
         return bytes(part)
 
 
-def _as_png(form: Form, blocks: Iterator[np.ndarray]) -> Iterator[bytes]:
+def as_png(form: Form, blocks: Iterator[np.ndarray]) -> Iterator[bytes]:
     """An uncompressed PNG, the form in which libvips reads pixels of any kind from a pipe."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:

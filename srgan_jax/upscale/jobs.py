@@ -119,7 +119,7 @@ def _job(
         folder = pathlib.Path(os.path.expanduser(out), below.parent if below else "")
     name = f"{source.stem}{suffix}"
     if film:
-        return Job(source, folder / f"{name}{source.suffix}", None)
+        return Job(source, folder / f"{name}{video.suffix_of(source)}", None)
     kind = (writing.of_suffix(source) or "png") if format == "same" else format
     same = writing.of_suffix(source) == kind
     return Job(
@@ -135,9 +135,10 @@ def _is_folder(out: str) -> bool:
 
 def megapixels(job: Job) -> float:
     """Of the input, from its head; 0 where it cannot be told without reading more."""
-    if job.format is None:
-        return 0.0
     try:
+        if job.format is None:
+            height, width, frames = video.frames_of(job.source)
+            return height * width * frames / 1e6
         height, width = images.size(job.source)
     except UserError:  # told when its turn comes
         return 0.0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
-from srgan_jax import resample
+from srgan_jax import files, resample
 from srgan_jax import weights as weights_lib
 from srgan_jax.errors import UserError
 from srgan_jax.upscale import alpha as alpha_lib
@@ -82,6 +82,13 @@ class Upscaler:
         Raises: UserError, naming what is wrong.
         """
         exported = _load(weights)
+        self.settings = {
+            "weights": files.sha256(weights),
+            "scale": str(scale),
+            "dtype": dtype,
+            "self_ensemble": self_ensemble,
+            "tileable": tileable,
+        }
         self._generator, self._variables = exported.generator, exported.variables
         self.metadata = exported.metadata
         self.network_scale = exported.generator.scale

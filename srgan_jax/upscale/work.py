@@ -18,7 +18,7 @@ from absl import logging
 from srgan_jax import files, images
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.upscale import jobs as jobs_lib
-from srgan_jax.upscale import reading, writing
+from srgan_jax.upscale import reading, video, writing
 from srgan_jax.upscale.jobs import Job
 from srgan_jax.upscale.upscaler import Upscaler
 
@@ -98,7 +98,10 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             # What a film has so far is made to play; a picture may be in the middle of a tile.
-            concurrent.futures.wait([task for task, job in tasks.items() if job.format is None])
+            films = {task: job for task, job in tasks.items() if job.format is None}
+            for task in concurrent.futures.wait(films).done:
+                if not task.cancelled() and (stop := task.exception()):
+                    bar.write(f"srgan_jax: {_told(films[task], stop)}", file=sys.stderr)
             concurrent.futures.wait(tasks, PATIENCE_SECONDS)
             for job in (job for task, job in tasks.items() if not task.done()):
                 files.aside_of(job.out).unlink(missing_ok=True)
@@ -124,7 +127,7 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _told(job: Job, error: Exception) -> str:
+def _told(job: Job, error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error) if str(job.source) in str(error) else f"{job.source}: {error}"
     logging.info("%s", job.source, exc_info=error)  # with --verbosity=0
@@ -148,7 +151,7 @@ def _enlarge(
     except OSError as error:
         raise UserError(f"{job.out.parent}: cannot be made ({error.strerror})") from error
     if job.format is None:
-        return _film(job, upscaler, asked, stopped)
+        return _film(job, upscaler, asked, stopped, progress)
     picture = reading.open_picture(job.source, asked.most_pixels)
     height, width = upscaler.size(picture.height, picture.width)
     form = writing.Form(
@@ -183,5 +186,21 @@ def _enlarge(
     return _Enlarged("; ".join(said), height * width * picture.frames / 1e6)
 
 
-def _film(job: Job, upscaler: Upscaler, asked: Asked, stopped: Callable[[], bool]) -> _Enlarged:
-    raise NotImplementedError
+def _film(
+    job: Job,
+    upscaler: Upscaler,
+    asked: Asked,
+    stopped: Callable[[], bool],
+    progress: Callable[[float], Any],
+) -> _Enlarged:
+    size = upscaler.size(*video.frames_of(job.source)[:2])
+    film = video.upscale(
+        job.source,
+        job.out,
+        upscaler,
+        quality=asked.quality,
+        resume=asked.resume,
+        progress=lambda count: progress(count * size[0] * size[1] / 1e6),
+        stopped=stopped,
+    )
+    return _Enlarged(film.line, film.frames * film.height * film.width / 1e6)

@@ -5,12 +5,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from srgan_jax import config as config_lib
-from srgan_jax.benchmark import data, packing, rates
+from srgan_jax import weights as weights_lib
+from srgan_jax.benchmark import data, packing, rates, samples, turns, upscale
 from srgan_jax.errors import UserError
+from srgan_jax.models.generator import Generator
+from srgan_jax.upscale import tiles
+from srgan_jax.upscale.upscaler import Upscaler
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def test_the_command_says_what_there_is_to_measure(root):
     command = [sys.executable, "-m", "srgan_jax.benchmark", "speed"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "python -m srgan_jax.benchmark data|pack" in done.stderr
+    assert "python -m srgan_jax.benchmark data|pack|upscale" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -97,3 +102,97 @@ def test_determinism_is_asked_for(root):
     assert done.returncode == 2
     assert "config.deterministic=True" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+TINY = Generator(blocks=1, channels=4, kernel=3)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Files of two networks that differ in their weights alone."""
+    paths = [tmp_path_factory.mktemp("tiny") / f"{name}.safetensors" for name in ("one", "other")]
+    for seed, path in enumerate(paths):
+        weights_lib.save_generator(path, TINY, samples.random_variables(TINY, seed), {})
+    return paths
+
+
+def test_upscaling_is_measured_against_pytorch(tiny, tmp_path, capsys):
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    output = tmp_path / "rows.json"
+    upscale.benchmark(
+        weights=str(tiny[0]),
+        sizes=[(12, 16)],
+        against="torch",
+        rounds=1,
+        output=str(output),
+    )
+    command, network = json.loads(output.read_text())["rows"]
+    assert [command["name"], network["name"]] == ["command, 16x12", "network, 16x12"]
+    for row in (command, network):
+        for side in (row, row["torch"]):
+            assert side["megapixels_per_second"] == pytest.approx(
+                48 * 64 / 1e6 * side["images_per_second"]
+            )
+            assert len(side["seconds"]) == 1
+        assert row["ratio"] == pytest.approx(row["torch"]["seconds"][0] / row["seconds"][0])
+        assert row["difference"]["levels"] <= 1
+    assert network["compile_seconds"] > 0
+    assert command["peak_bytes"] > 2**20 < command["torch"]["peak_bytes"]
+    assert capsys.readouterr().out.count("times faster") == 2
+
+
+def test_pytorch_enlarges_in_tiles_as_in_one(tiny, tmp_path, noise, monkeypatch):
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    exported = weights_lib.load_generator(tiny[0])
+    enlarge = upscale.torch_side(exported, tmp_path).in_process()
+    from srgan_jax.benchmark import torch_upscale
+
+    picture = noise(45, 70)
+    whole = enlarge(picture)
+    monkeypatch.setattr(torch_upscale, "LONGEST", 20)
+    monkeypatch.setattr(torch_upscale, "LONGEST_BLOCK", 8)
+    turns.difference(whole, enlarge(picture))
+    assert len(set(tiles.radius_of(TINY))) == 2  # so that one for the other would be seen
+
+
+def test_no_ratio_where_the_outputs_differ(tiny, tmp_path):
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    one, other = tiny
+    side = upscale.torch_side(weights_lib.load_generator(other), tmp_path)
+    with pytest.raises(UserError, match="more than rounding: no ratio"):
+        upscale.network_row(Upscaler(one), (12, 16), side, rounds=1)
+    side = upscale.torch_side(weights_lib.load_generator(one), tmp_path)
+    assert "ratio" in upscale.network_row(Upscaler(one), (12, 16), side, rounds=1)
+
+
+def test_rounding_is_one_level_of_few_samples():
+    picture = np.full((40, 50, 3), 100, np.uint8)
+    near = picture.copy()
+    near[0, 0, 0] -= 1
+    assert turns.difference(picture, near) == (1, pytest.approx(1 / 6000))
+    near[0, 0, 0] -= 1
+    with pytest.raises(UserError, match="up to 2 levels"):
+        turns.difference(picture, near)
+    with pytest.raises(UserError, match=r"100\.00% of the samples"):
+        turns.difference(picture, picture + 1)
+    with pytest.raises(UserError, match="the sizes are"):
+        turns.difference(picture, picture[1:])
+
+
+def test_random_networks_give_pictures(tiny):
+    sr = Upscaler(tiny[0])(samples.photograph(30, 40))
+    assert 25 < sr.std() < 102
+    assert np.isin(sr, (0, 255)).mean() < 0.1
+
+
+def test_commands_that_fail_are_told_of(tmp_path):
+    from srgan_jax.benchmark import command
+
+    with pytest.raises(UserError, match=r"nothing\.txt"):
+        command.run(["ls", str(tmp_path / "nothing.txt")], {})
+    assert command.run([sys.executable, "-c", "b'a' * 300_000_000"], {}).peak > 300e6
+    assert command.run([sys.executable, "-c", ""], {}).peak < 100e6  # not this process's
+    for text in ("128", "0x3", "axb", ""):
+        with pytest.raises(UserError, match=f"--sizes={text}: give WIDTH"):
+            samples.sizes(["9x9", text])
+    assert samples.sizes(["500x300"]) == [(300, 500)]

@@ -73,35 +73,43 @@ class SRResNet(nn.Module):
 
     def forward(self, lr_image: torch.Tensor) -> torch.Tensor:
         """[B, 3, h, w], RGB in [0, 1], to [B, 3, s*h, s*w] in about [-1, 1], not clipped."""
+        return self.enlarged(self.features(lr_image), lr_image)
 
-        def run(x: torch.Tensor, *names: str) -> torch.Tensor:
-            for name in names:
-                x = self.get_submodule(name)(x)
-            return x
-
+    def features(self, lr_image: torch.Tensor) -> torch.Tensor:
+        """The first part: what enlargement starts from, [B, channels, h, w]."""
         x = lr_image
         if self.input == "imagenet":
             mean = x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
             x = (x - mean) / x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        skip = x = run(x, "conv_in", "prelu_in")
+        skip = x = self._run(x, "conv_in", "prelu_in")
         for i in range(self.blocks):
             parts = ("conv1", "bn1", "prelu", "conv2", "bn2")
-            x = x + run(x, *(f"block{i}_{part}" for part in parts))
+            x = x + self._run(x, *(f"block{i}_{part}" for part in parts))
         if self.mid != "none":
-            x = skip + run(x, "conv_mid", "prelu_mid" if self.mid == "prelu" else "bn_mid")
+            x = skip + self._run(x, "conv_mid", "prelu_mid" if self.mid == "prelu" else "bn_mid")
+        return x
+
+    def enlarged(self, features: torch.Tensor, lr_image: torch.Tensor) -> torch.Tensor:
+        """The second part, from what `features` gave."""
+        x = features
         for i, factor in enumerate(STAGES[self.scale]):
             if self.upsample == "nearest":
-                x = run(functional.interpolate(x, scale_factor=factor), f"up{i}_conv")
+                x = self._run(functional.interpolate(x, scale_factor=factor), f"up{i}_conv")
             else:
-                x = functional.pixel_shuffle(run(x, f"up{i}_conv"), factor)
-            x = run(x, f"up{i}_prelu")
+                x = functional.pixel_shuffle(self._run(x, f"up{i}_conv"), factor)
+            x = self._run(x, f"up{i}_prelu")
         if hasattr(self, "conv_hr"):
-            x = run(x, "conv_hr", "prelu_hr")
+            x = self._run(x, "conv_hr", "prelu_hr")
         x = self.conv_out(x)
         if self.output == "tanh":
             x = x.tanh()
         if self.base != "none":
             x = x + 2 * enlarge(lr_image, self.scale, self.base) - 1
+        return x
+
+    def _run(self, x: torch.Tensor, *names: str) -> torch.Tensor:
+        for name in names:
+            x = self.get_submodule(name)(x)
         return x
 
 

@@ -16,6 +16,7 @@ from srgan_jax.evaluate import methods
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Variables
 from srgan_jax.upscale import alpha, engine
+from srgan_jax.upscale import network as programs
 from srgan_jax.upscale.upscaler import Upscaler
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -153,8 +154,6 @@ def test_devices_and_threads_share_the_tiles(network, photograph):
 
 
 def test_a_size_is_compiled_once(network, photograph):
-    from srgan_jax.upscale import network as programs
-
     upscaler = Upscaler(network, devices=1, tile=80)
     upscaler(photograph)
     compiled = programs.features_of._cache_size(), programs.enlarge._cache_size()
@@ -222,6 +221,17 @@ def test_bfloat16_is_near(network, photograph):
     exact = Upscaler(network, devices=1)(photograph).astype(float)
     fast = Upscaler(network, devices=1, dtype="bfloat16")(photograph)
     assert 0.05 < np.sqrt(((fast - exact) ** 2).mean()) < 3
+
+
+@pytest.mark.parametrize("side", [3, 9])
+def test_a_narrow_convolution_is_the_convolution(side):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 12, 15, 5)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(side, side, 5, 3)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(programs.narrow_conv(x, kernel), expected, rtol=1e-4, atol=1e-4)
 
 
 class TestAlpha:

@@ -9,7 +9,7 @@ import pytest
 from test_upscaler import random_network
 
 from srgan_jax.errors import UserError
-from srgan_jax.upscale import video
+from srgan_jax.upscale import frames, segments, video
 from srgan_jax.upscale.upscaler import Upscaler
 
 av = pytest.importorskip("av", reason="films need PyAV")
@@ -219,7 +219,7 @@ def test_ten_bits_stay_ten(tmp_path, upscaler):
 
 
 def test_stopped_it_plays_and_resumed_it_is_as_undisturbed(tmp_path, upscaler, monkeypatch):
-    monkeypatch.setattr(video, "SEGMENT_FRAMES", 4)
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", 4)
     source = film(tmp_path / "film.mkv", 15, sound=True)
     whole, out = tmp_path / "whole.mp4", tmp_path / "big.mp4"
     upscale(source, whole, upscaler)
@@ -257,6 +257,42 @@ def test_two_fields_become_whole_frames(tmp_path, upscaler):
     told = upscale(source, tmp_path / "big.mkv", upscaler)
     assert "deinterlaced" in told.line
     assert told.frames == 6
+    assert frames_of(tmp_path / "big.mkv")[1] == frames_of(source)[1]
+
+
+def test_a_last_picture_that_stays_long(tmp_path, upscaler):
+    """Its length is the decoder's alone to tell: no other picture follows."""
+    source = film(tmp_path / "film.mp4", 5, times=[0, 100, 200, 300, 400])
+    with av.open(str(source)) as opened:
+        packets = [p for p in opened.demux(video=0) if p.size]
+        with av.open(str(tmp_path / "slides.mp4"), "w") as out:
+            stream = out.add_stream_from_template(opened.streams.video[0])
+            for packet in packets:
+                packet.duration = packets[0].duration * (30 if packet is packets[-1] else 1)
+                packet.stream = stream
+                out.mux(packet)
+    upscale(tmp_path / "slides.mp4", tmp_path / "big.mp4", upscaler)
+    lengths = []
+    for name in ("slides.mp4", "big.mp4"):
+        with av.open(str(tmp_path / name)) as opened:
+            lengths.append(opened.duration / av.time_base)
+    assert lengths[0] > 2
+    assert abs(lengths[0] - lengths[1]) < 0.05
+
+
+def test_smooth_colours_stay_smooth(tmp_path, upscaler):
+    """Colours have half the resolution; they are interpolated, not repeated."""
+
+    def smooth(number):
+        x = np.linspace(0, 255, WIDTH).astype(np.uint8)
+        return np.stack([np.tile(c, (HEIGHT, 1)) for c in (x, x[::-1], np.full_like(x, 90))], -1)
+
+    source = film(tmp_path / "film.mkv", 1, frame_of=smooth)
+    with av.open(str(source)) as opened:
+        form = frames.form_of(source, opened, upscaler, ten_bits=True)
+    with av.open(str(source)) as opened:
+        _, rgb = next(frames.decoded(opened, form, skip=0))
+    assert np.abs(rgb.astype(float) - smooth(0))[4:-4, 4:-4].mean() < 1.5
 
 
 def test_odd_sizes(tmp_path, upscaler):

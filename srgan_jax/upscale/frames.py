@@ -29,6 +29,22 @@ class Time(NamedTuple):
 
     pts: int
     duration: int
+    damaged: bool  # the decoder made up a part of it
+
+
+def open_film(path: pathlib.Path) -> "InputContainer":
+    """A film to read; of tags, whatever their encoding, nothing is lost."""
+    import av
+
+    return av.open(str(path), metadata_errors="surrogateescape")
+
+
+def pictures_of(film: "InputContainer") -> Any:
+    """The stream of a film's pictures, not its cover; None where there is none."""
+    from av.stream import Disposition
+
+    streams = film.streams.video
+    return next((s for s in streams if not s.disposition & Disposition.attached_pic), None)
 
 
 class Form(NamedTuple):
@@ -45,7 +61,7 @@ class Form(NamedTuple):
       time_base: of `Time`.
       rate: frames a second, on average.
       aspect: of a pixel, width over height.
-      rotation: degrees by which a player turns the pictures.
+      matrix_of_display: how a player turns and mirrors the pictures; empty: not at all.
       interlaced: frames are made of two fields.
       notes: what is not as it was.
     """
@@ -60,18 +76,22 @@ class Form(NamedTuple):
     time_base: Fraction
     rate: Fraction
     aspect: Fraction
-    rotation: int
+    matrix_of_display: tuple[int, ...]
     interlaced: bool
     notes: tuple[str, ...]
 
 
-def form_of(source: pathlib.Path, film: "InputContainer", upscaler: "Upscaler") -> Form:
+def form_of(
+    source: pathlib.Path, film: "InputContainer", upscaler: "Upscaler", *, ten_bits: bool
+) -> Form:
     """What a film's frames are, by its first one; the film has then to be opened anew.
+
+    `ten_bits`: whether the result can have them.
 
     Raises: UserError where they cannot be enlarged.
     """
-    stream = film.streams.video[0]
-    frame = next(film.decode(video=0), None)
+    stream = pictures_of(film)
+    frame = next(film.decode(stream), None)
     if frame is None or stream.time_base is None:
         raise UserError(f"{source}: no frame of it can be read")
     if frame.color_trc in _HDR:
@@ -92,14 +112,13 @@ def form_of(source: pathlib.Path, film: "InputContainer", upscaler: "Upscaler") 
         notes.append("a row or column cut, for encoders take even sizes")
     if frame.interlaced_frame:
         notes.append("deinterlaced")
-    others = {s.type for s in film.streams} - {"video", "audio", "subtitle"}
-    if others or len(film.streams.video) > 1:
-        more = sorted(others | ({"more pictures"} if len(film.streams.video) > 1 else set()))
-        notes.append(f"not kept: {', '.join(more)}")
+    deep = max(component.bits for component in frame.format.components) > 8
+    if deep and not ten_bits:
+        notes.append("10 bits or more reduced to 8")
     return Form(
         height=height - height % 2,
         width=width - width % 2,
-        deep=max(component.bits for component in frame.format.components) > 8,
+        deep=deep and ten_bits,
         matrix=matrix,
         full=int(frame.color_range) == _FULL_RANGE and not frame.format.is_rgb,
         primaries=int(frame.color_primaries),
@@ -107,16 +126,23 @@ def form_of(source: pathlib.Path, film: "InputContainer", upscaler: "Upscaler") 
         time_base=stream.time_base,
         rate=stream.average_rate or stream.guessed_rate or Fraction(25),
         aspect=stream.sample_aspect_ratio or Fraction(1),
-        rotation=frame.rotation,
+        matrix_of_display=_display(frame),
         interlaced=frame.interlaced_frame,
         notes=tuple(notes),
     )
 
 
+def _display(frame: "VideoFrame") -> tuple[int, ...]:
+    from av.sidedata.sidedata import Type
+
+    of_frame: Any = frame.side_data
+    data = of_frame.get(Type.DISPLAYMATRIX)
+    return () if data is None else tuple(np.frombuffer(bytes(data), np.int32).tolist())
+
+
 def decoded(film: "InputContainer", form: Form, *, skip: int) -> Iterator[tuple[Time, np.ndarray]]:
     """Frames from the first on, but for so many, RGB uint8 or uint16 [h, w, 3]."""
-    stream = film.streams.video[0]
-    stream.thread_type = "AUTO"
+    pictures_of(film).thread_type = "AUTO"
     shape = None
     for i, frame in enumerate(_progressive(film, form)):
         if i < skip:
@@ -129,26 +155,28 @@ def decoded(film: "InputContainer", form: Form, *, skip: int) -> Iterator[tuple[
 
 def _time_of(frame: "VideoFrame", number: int, form: Form) -> Time:
     usual = 1 / (form.rate * form.time_base)
-    if frame.pts is None:
-        return Time(round(number * usual), round(usual))
-    return Time(frame.pts, frame.duration or round(usual))
+    if frame.pts is None or frame.time_base is None:
+        return Time(round(number * usual), round(usual), frame.is_corrupt)
+    unit = frame.time_base / form.time_base  # filters have units of their own
+    duration = frame.duration * unit if frame.duration else usual
+    return Time(round(frame.pts * unit), round(duration), frame.is_corrupt)
 
 
 def _progressive(film: "InputContainer", form: Form) -> Iterator["VideoFrame"]:
     """The frames, those of two fields made into whole ones."""
     if not form.interlaced:
-        yield from film.decode(video=0)
+        yield from film.decode(pictures_of(film))
         return
     import av
 
     graph = av.filter.Graph()
-    source = graph.add_buffer(template=film.streams.video[0])
+    source = graph.add_buffer(template=pictures_of(film))
     whole = graph.add("bwdif", "mode=send_frame:deint=interlaced")
     sink = graph.add("buffersink")
     source.link_to(whole)
     whole.link_to(sink)
     graph.configure()
-    for frame in itertools.chain(film.decode(video=0), [None]):
+    for frame in itertools.chain(film.decode(pictures_of(film)), [None]):
         graph.push(frame)
         while True:
             try:
@@ -158,18 +186,21 @@ def _progressive(film: "InputContainer", form: Form) -> Iterator["VideoFrame"]:
 
 
 def _to_rgb(frame: "VideoFrame", form: Form) -> np.ndarray:
-    from av.video.reformatter import Interpolation
-
     rgb = frame.reformat(
         format="rgb48le" if form.deep else "rgb24",
         src_colorspace=_MATRICES[form.matrix],
         src_color_range="JPEG" if form.full else "MPEG",
         dst_color_range="JPEG",
-        interpolation=Interpolation.BICUBIC
-        | Interpolation.ACCURATE_RND
-        | Interpolation.FULL_CHR_H_INP,
+        interpolation=_interpolation(),
     )
     return rgb.to_ndarray()
+
+
+def _interpolation() -> Any:
+    """Of colours, which have half the resolution of luma: exact, and not by repeating them."""
+    from av.video.reformatter import Interpolation as How
+
+    return How.BICUBIC | How.ACCURATE_RND | How.FULL_CHR_H_INT | How.FULL_CHR_H_INP
 
 
 class Encoder:
@@ -194,7 +225,6 @@ class Encoder:
     def encode(self, time: Time, rgb: np.ndarray) -> None:
         """Add a frame, uint8 or uint16 [H, W, 3], at least of the form's size."""
         import av
-        from av.video.reformatter import Interpolation
 
         form = self._form
         cut = np.ascontiguousarray(rgb[: form.height, : form.width])
@@ -204,7 +234,7 @@ class Encoder:
             dst_colorspace=_MATRICES[form.matrix],
             src_color_range="JPEG",
             dst_color_range="JPEG" if form.full else "MPEG",
-            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            interpolation=_interpolation(),
         )
         frame.pts, frame.duration, frame.time_base = time.pts, time.duration, form.time_base
         self._container.mux(self._stream.encode(frame))
@@ -231,6 +261,6 @@ def add_stream(out: "OutputContainer", segment: pathlib.Path, form: Form) -> Any
         stream: Any = out.add_stream_from_template(container.streams.video[0])
     stream.time_base = form.time_base
     stream.sample_aspect_ratio = form.aspect
-    if form.rotation:
-        stream.set_display_rotation(form.rotation)
+    if form.matrix_of_display:
+        stream.set_display_matrix(list(form.matrix_of_display))
     return stream

@@ -65,13 +65,15 @@ def _find(
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path | None]]:
     """Files, and what they are called below the folder that was given, None without one.
 
-    In folders, those whose names end in `suffix` are left out: results of an earlier run.
+    In folders, results of an earlier run are left out, by their names: those that end in `suffix`,
+    and parts of films.
     """
     for text in inputs:
         given = os.path.expanduser(text)
         if os.path.isdir(given):
             for below in _inside(given, recursive):
-                if not (suffix and below.stem.endswith(suffix)):
+                made = (suffix and below.stem.endswith(suffix)) or below.stem.endswith(".partial")
+                if not made:
                     yield pathlib.Path(given, below), below
         elif os.path.exists(given):
             yield pathlib.Path(given), None

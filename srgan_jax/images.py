@@ -51,10 +51,17 @@ def find(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     return (pathlib.Path(folder, name) for name, _ in scan(folder))
 
 
-def scan(folder: str | os.PathLike[str], prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def scan(
+    folder: str | os.PathLike[str],
+    prefix: str = "",
+    *,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    deep: bool = True,
+) -> Iterator[tuple[str, os.stat_result]]:
     """What `find` gives, as names below the folder, after `prefix`, and what the system tells.
 
-    Links to files are followed, links to folders are not; a folder that may not be read has none.
+    `suffixes` are those looked for, `deep` is to look into folders in it, too. Links to files are
+    followed, links to folders are not; a folder that may not be read has none.
     """
     try:
         with os.scandir(os.fspath(folder)) as entries:
@@ -63,8 +70,9 @@ def scan(folder: str | os.PathLike[str], prefix: str = "") -> Iterator[tuple[str
         return
     for entry in inside:
         if entry.is_dir(follow_symlinks=False):
-            yield from scan(entry, f"{prefix}{entry.name}/")
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+            if deep:
+                yield from scan(entry, f"{prefix}{entry.name}/", suffixes=suffixes)
+        elif entry.name.lower().endswith(suffixes) and not entry.name.startswith("."):
             try:
                 status = entry.stat()
             except OSError as error:
@@ -115,12 +123,37 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
         raise UserError(f"Pillow mode {image.mode!r} is not supported: convert it to 8-bit RGB")
     note = _CONVERSIONS[image.mode]
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.uint32)
-        gray = ((deep * 255 + 32767) // 65535).astype(np.uint8)
+        gray = to_8_bits(np.asarray(image).astype(np.uint16))
         return np.repeat(gray[:, :, None], 3, axis=2), note
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette's transparency is no colour
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), note
+
+
+def as_it_is(image: Image.Image) -> tuple[np.ndarray, str]:
+    """A Pillow image in its own channels and depth, and what was converted all the same.
+
+    Returns: uint8, or uint16 of 16-bit gray, [H, W, C], C being 1 (gray), 2 (gray, alpha), 3 (RGB)
+      or 4 (RGB, alpha).
+    Raises: UserError for a mode that is none of a picture.
+    """
+    mode = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(image.mode, image.mode)
+    if mode == "P":
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+    if image.mode.startswith("I;16"):
+        pixels, note = np.asarray(image).astype(np.uint16), ""
+    elif mode in ("L", "LA", "RGB", "RGBA"):
+        pixels, note = np.asarray(image if image.mode == mode else image.convert(mode)), ""
+    else:
+        pixels, note = to_rgb(image)
+    return pixels.reshape(*pixels.shape[:2], -1), note
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """0..65535 to the nearest of 0..255; what is uint8 stays."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def write(path: str | os.PathLike, pixels: np.ndarray) -> None:

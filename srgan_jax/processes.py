@@ -65,6 +65,16 @@ def _tell_watcher(state: bytes) -> None:
         os.write(_watcher, state)
 
 
+@contextlib.contextmanager
+def ends_itself() -> Iterator[None]:
+    """Of several processes one that gets a signal here gets it as SIGTERM, and is not killed."""
+    _tell_watcher(cli.IN_LOOP)
+    try:
+        yield
+    finally:
+        _tell_watcher(cli.OUTSIDE)
+
+
 def exchange(value: Any) -> list[Any]:
     """Each process's JSON value, in their order, everywhere; all have to ask for it together."""
     if count() == 1:

@@ -259,7 +259,7 @@ def bicubic_rows(
     first_needed = np.minimum.accumulate(rows.min(axis=1)[::-1])[::-1]  # of it and all after it
     held: np.ndarray | None = None
     top, done = 0, 0
-    for block in blocks:
+    for block in (part for whole in blocks for part in np.split(whole, range(64, len(whole), 64))):
         filtered = np.zeros((len(block), len(columns), block.shape[2]), np.float32)
         for k in range(columns.shape[1]):
             filtered += block[:, columns[:, k]] * column_weights[:, k, None]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OUTPUT = flags.DEFINE_string("output", None, "Where results go, see above.", short_name="o")
 WEIGHTS = flags.DEFINE_string(
     "weights",
-    "srgan",
+    None,
     "A generator's .safetensors: of a run, or made by python -m srgan_jax.convert.",
 )
 SCALE = flags.DEFINE_string(
@@ -103,11 +103,20 @@ def run(inputs: Sequence[str]) -> None:
         found = jobs_lib.plan(
             inputs, OUTPUT.value, format=FORMAT.value, suffix=suffix, recursive=RECURSIVE.value
         )
-    processes.check_equal({"what there is to enlarge": [str(job.source) for job in found]})
+    listed = "\n".join(str(job.source) for job in found)
+    processes.check_equal(
+        {
+            "the number of files": len(found),
+            "what there is to enlarge (SHA-256)": hashlib.sha256(listed.encode()).hexdigest(),
+        }
+    )
     own = found[processes.index() :: processes.count()]
     todo = [job for job in own if not (SKIP_EXISTING.value and job.out.exists())]
     asked = work.Asked(
-        quality=QUALITY.value, most_pixels=int(MAX_MEGAPIXELS.value * 1e6), resume=RESUME.value
+        quality=QUALITY.value,
+        most_pixels=int(MAX_MEGAPIXELS.value * 1e6),
+        resume=RESUME.value,
+        alone=len(found) == 1,
     )
     done = work.enlarge_all(todo, upscaler, asked)
     told = processes.exchange([len(todo), len(own) - len(todo), done.megapixels, done.failed])
@@ -118,7 +127,7 @@ def run(inputs: Sequence[str]) -> None:
         parts = [f"{count - len(failed)} enlarged"] + [f"{skipped} were there"] * (skipped > 0)
         rate = f" ({megapixels:.1f} MP in {seconds:.1f} s, {megapixels / seconds:.2f} MP/s)"
         print(", ".join(parts) + rate * (count > len(failed)))
-    if failed and len(todo) == 1:
+    if failed and asked.alone:
         raise UserError(failed[0])
     if failed:
         raise UserError(f"{len(failed)} of {len(found)} could not be enlarged, see above")
@@ -126,6 +135,8 @@ def run(inputs: Sequence[str]) -> None:
 
 def make_upscaler() -> "Upscaler":
     """What the flags ask for. Raises: UserError."""
+    if not WEIGHTS.value:
+        raise UserError("--weights is missing: a generator's .safetensors, see --help")
     from srgan_jax.upscale.upscaler import Upscaler
 
     try:

@@ -85,7 +85,10 @@ class Engine:
         height, width = piece.pixels.shape[:2]
         device = self._free.get()
         try:
-            found = self._whole(device, piece, levels, gray)
+            # Otherwise accelerators take less of float32 than it has.
+            precise = "highest" if self.dtype == jnp.float32 else None
+            with jax.default_matmul_precision(precise):
+                found = self._whole(device, piece, levels, gray)
             self.familiar.add((height, width))
             return found
         except (jax.errors.JaxRuntimeError, MemoryError) as error:

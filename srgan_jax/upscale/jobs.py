@@ -1,6 +1,5 @@
 """Which files are enlarged, and where the results go."""
 
-import collections
 import dataclasses
 import glob
 import os
@@ -13,6 +12,7 @@ from srgan_jax.upscale import video, writing
 
 # Of pictures that are looked for in folders; a file that is named may have any.
 SUFFIXES = (*images.SUFFIXES, ".gif", ".avif", ".jpe", ".jfif", ".ppm", ".pgm", ".tga", ".dds")
+ALL_SUFFIXES = (*SUFFIXES, *video.SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,52 +46,57 @@ def plan(
     Raises: UserError where an input is not there, there is nothing to do, or two results have one
       path.
     """
-    found = list(_find(inputs, suffix if out is None else "", recursive))
+    within = None if out is None else os.path.realpath(os.path.expanduser(out))
+    found = list(_find(inputs, suffix if out is None else "", recursive, within))
     if not found:
         deeper = "" if recursive else " (--recursive looks deeper)"
         raise UserError(f"{', '.join(inputs)}: no pictures there{deeper}")
     jobs = [_job(source, below, out, len(found) == 1, format, suffix) for source, below in found]
-    jobs = list(dict.fromkeys(jobs))  # what was named twice
-    taken = collections.Counter(job.out for job in jobs)
-    for job in jobs:
-        if taken[job.out] > 1:
-            both = [str(other.source) for other in jobs if other.out == job.out]
-            raise UserError(f"{' and '.join(both)} would both become {job.out}")
-    return jobs
+    sources: dict[str, Job] = {}
+    for job in jobs:  # what was named twice is done once
+        sources.setdefault(os.path.realpath(job.source), job)
+    results: dict[str, Job] = {}
+    for source, job in sources.items():
+        path = os.path.realpath(job.out)
+        if path in results:
+            both = f"{results[path].source} and {job.source}"
+            raise UserError(f"{both} would both become {job.out}: give --suffix or -o")
+        if path in sources and path != source:  # a file's own is told of when its turn comes
+            raise UserError(f"{job.source} would become {job.out}, which is to be enlarged itself")
+        results[path] = job
+    return list(sources.values())
 
 
 def _find(
-    inputs: Iterable[str], suffix: str, recursive: bool
+    inputs: Iterable[str], suffix: str, recursive: bool, within: str | None
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path | None]]:
     """Files, and what they are called below the folder that was given, None without one.
 
-    In folders, results of an earlier run are left out, by their names: those that end in `suffix`,
-    and parts of films.
+    In folders and of patterns, results of an earlier run are left out: those whose names end in
+    `suffix`, parts of films, and what lies in the folder `within`, where that is not the one given.
     """
+
+    def made(path: pathlib.Path) -> bool:
+        return path.stem.endswith(".partial") or bool(suffix and path.stem.endswith(suffix))
+
     for text in inputs:
         given = os.path.expanduser(text)
         if os.path.isdir(given):
-            for below in _inside(given, recursive):
-                made = (suffix and below.stem.endswith(suffix)) or below.stem.endswith(".partial")
-                if not made:
-                    yield pathlib.Path(given, below), below
+            if not os.access(given, os.R_OK | os.X_OK):
+                raise UserError(f"{given}: cannot be read (permission denied)")
+            root = os.path.realpath(given)
+            result = f"{within}{os.sep}" if within and within != root else None
+            for name, _ in images.scan(given, suffixes=ALL_SUFFIXES, deep=recursive):
+                path = pathlib.Path(given, name)
+                if not made(path) and not (result and os.path.join(root, name).startswith(result)):
+                    yield path, pathlib.Path(name)
         elif os.path.exists(given):
             yield pathlib.Path(given), None
         elif matches := sorted(glob.glob(given, recursive=True)):
-            yield from ((pathlib.Path(match), None) for match in matches if os.path.isfile(match))
+            paths = (pathlib.Path(match) for match in matches if os.path.isfile(match))
+            yield from ((path, None) for path in paths if not made(path))
         else:
             raise UserError(f"{text}: no such file or folder")
-
-
-def _inside(folder: str, recursive: bool) -> Iterator[pathlib.Path]:
-    """Pictures and films of a folder by their suffixes, in sorted order; no hidden ones."""
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be read (permission denied)")
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith((*SUFFIXES, *video.SUFFIXES)) and not name.startswith("."):
-                yield pathlib.Path(os.path.relpath(os.path.join(base, name), folder))
 
 
 def _job(

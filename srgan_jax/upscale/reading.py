@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -123,10 +124,10 @@ def open_picture(path: str | os.PathLike, most_pixels: int) -> Picture:
 def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
     image, notes = _load(path, kind), []
     _check_size(path, image.width, image.get_page_height(), most_pixels)
-    if image.get_typeof("orientation") and image.get("orientation") > 1:
-        image = _load(path, kind, access="random").autorot()
-        notes.append("turned as its EXIF orientation says")
     pages = image.height // image.get_page_height()
+    if image.get_typeof("orientation") and image.get("orientation") > 1:
+        image = _turned(_load(path, kind, access="random"), pages)
+        notes.append("turned as its EXIF orientation says")
     in_file = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if pages < in_file:
         notes.append(f"the first of {in_file} pages, of which not all have one size")
@@ -149,7 +150,7 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
         channels=image.bands,
         dtype=_NUMBERS[image.format],
         frames=pages,
-        metadata={key: image.get(key) for key in kept},
+        metadata={key: _upright(key, image.get(key)) for key in kept},
         resolution=(image.xres, image.yres),
         note="; ".join(notes),
         source=image,
@@ -167,11 +168,29 @@ def _load(path: str, kind: str, **access: str) -> pyvips.Image:
     return pyvips.Image.new_from_file(path, **options)
 
 
+def _turned(image: pyvips.Image, pages: int) -> pyvips.Image:
+    """Each page as its EXIF orientation says."""
+    height = image.get_page_height()
+    frames = [image.crop(0, i * height, image.width, height).autorot() for i in range(pages)]
+    turned = pyvips.Image.arrayjoin(frames, across=1)
+    if pages > 1:
+        turned = turned.copy()
+        turned.set_type(pyvips.GValue.gint_type, "page-height", frames[0].height)
+    return turned
+
+
+def _upright(key: str, value: Any) -> Any:
+    """A field of metadata, XMP's without telling of an orientation: the picture is turned."""
+    if key != "xmp-data":
+        return value
+    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", value)
+
+
 def _to_rgb(image: pyvips.Image) -> pyvips.Image:
     """CMYK and others as sRGB, by the embedded profile where there is one."""
+    deep = image.format == "ushort" or image.interpretation == "labs"
     if image.get_typeof("icc-profile-data"):
         image = image.icc_import(embedded=True)
-    deep = image.format == "ushort" or image.interpretation in ("labs", "rgb16")
     image = image.colourspace("rgb16" if deep else "srgb").copy()
     if image.get_typeof("icc-profile-data"):
         image.remove("icc-profile-data")  # of the colours that it had
@@ -184,21 +203,11 @@ def _by_pillow(path: str, most_pixels: int) -> Picture:
         with Image.open(path) as image:
             _check_size(path, *image.size, most_pixels)
             image.load()
-            if image.mode in ("L", "LA", "RGB", "RGBA"):
-                pixels, note = np.asarray(image), ""
-            elif image.mode == "1":
-                pixels, note = np.asarray(image.convert("L")), ""
-            elif image.mode.startswith("I;16"):
-                pixels, note = np.asarray(image).astype(np.uint16), ""
-            elif image.mode == "P" and image.has_transparency_data:
-                pixels, note = np.asarray(image.convert("RGBA")), ""
-            else:
-                pixels, note = images.to_rgb(image)
-    except UserError:
-        raise
+            pixels, note = images.as_it_is(image)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _damaged(path, error) from error
-    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     height, width, channels = pixels.shape
     source = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
     resolution = (1.0, 1.0)

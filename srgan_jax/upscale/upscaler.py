@@ -1,45 +1,36 @@
 """Pictures in memory, and rows of pictures that are never whole in memory, enlarged."""
 
-import collections
-import concurrent.futures
-import itertools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
-from srgan_jax import files, resample
+from srgan_jax import files, images, resample
 from srgan_jax import weights as weights_lib
 from srgan_jax.errors import UserError
+from srgan_jax.images import size_text
 from srgan_jax.upscale import alpha as alpha_lib
 from srgan_jax.upscale import tiles
-from srgan_jax.upscale.engine import Engine, Piece
+from srgan_jax.upscale.engine import Engine
+from srgan_jax.upscale.rows import LEVELS, cropped, network_rows, quantised
 
 SHIPPED = ("srgan", "srresnet")  # the names of weights that come with the package, once they do
 MOST_SCALE = 16
 
-# Bytes of SR that a row of windows may give: it is held twice or three times.
-BAND_BYTES = 320 << 20
+# Bytes of SR that rows of windows may give, those of all pictures under way together, and of each
+# at least: they are held twice or three times.
+BAND_BYTES = 640 << 20
+LEAST_BAND_BYTES = 32 << 20
 
 # LR pixels that resampling sees far at most: two SR pixels of the smaller side, and rounding.
 RESAMPLING_REACH = 4
-
-# The eight ways to turn and mirror a picture: (quarter turns, mirrored).
-TURNS = tuple(itertools.product(range(4), (False, True)))
-
-# By type: the highest level.
-LEVELS = {"uint8": 255, "uint16": 65535, "float32": 1}
-
-# Of pictures in Pillow: what each mode becomes, where it is not taken as it is.
-_MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB"}
-_TAKEN = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
 class Upscaler:
@@ -82,15 +73,7 @@ class Upscaler:
         Raises: UserError, naming what is wrong.
         """
         exported = _load(weights)
-        self.settings = {
-            "weights": files.sha256(weights),
-            "scale": str(scale),
-            "dtype": dtype,
-            "self_ensemble": self_ensemble,
-            "tileable": tileable,
-        }
         self._generator, self._variables = exported.generator, exported.variables
-        self.metadata = exported.metadata
         self.network_scale = exported.generator.scale
         self.scale = _scale(scale, self.network_scale)
         self.self_ensemble, self.tileable = self_ensemble, tileable
@@ -107,6 +90,14 @@ class Upscaler:
         on_cpu = self._devices[0].platform == "cpu"
         self._fast = {"auto": "float32" if on_cpu else "bfloat16"}.get(dtype, dtype)
         self._exact = {"auto": "float32"}.get(dtype, dtype)
+        self.settings = {  # all that results depend on
+            "weights": files.sha256(weights),
+            "scale": str(self.scale),
+            "dtype": [self._fast, self._exact],
+            "self_ensemble": self_ensemble,
+            "tileable": tileable,
+            "alpha": alpha,
+        }
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
@@ -153,14 +144,12 @@ class Upscaler:
         kept: dict[Any, Any] = {
             k: image.info[k] for k in ("icc_profile", "exif") if k in image.info
         }
-        if image.mode == "P":
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        elif image.mode in _MODES:
-            image = image.convert(_MODES[image.mode])
-        elif image.mode not in _TAKEN:
+        pixels, converted = images.as_it_is(image)
+        if converted:
             kept.pop("icc_profile", None)  # of another kind of colours
-            image = image.convert("RGB")
-        large = Image.fromarray(self(np.asarray(image)))
+        large = Image.fromarray(
+            self._array(pixels).squeeze(2) if pixels.shape[2] == 1 else self._array(pixels)
+        )
         large.info.update(kept)
         return large
 
@@ -188,26 +177,46 @@ class Upscaler:
         """
         name = np.dtype(dtype).name
         wanted = self.size(height, width)
+        hides = channels in (2, 4) and self._alpha == "transparency"
         margin = 0
         if self.tileable:
-            margin = self._margin()
+            margin = self._margin(height, width, hides)
             around = ((margin, margin), (margin, margin), (0, 0))
             blocks = [np.pad(np.concatenate(list(blocks)), around, mode="wrap")]
             height, width = height + 2 * margin, width + 2 * margin
         resampled = self.scale != self.network_scale
         computed = "float32" if resampled or self.self_ensemble else name
-        out = self._network_rows(blocks, height, width, channels, name, computed, progress)
+        out = network_rows(
+            self._engine(name),
+            blocks,
+            height,
+            width,
+            channels,
+            computed=computed,
+            hides=hides,
+            self_ensemble=self.self_ensemble,
+            longest=self._tile,
+            band_bytes=max(BAND_BYTES // self.at_once, LEAST_BAND_BYTES),
+            progress=progress,
+        )
         if resampled:
             s = self.network_scale
             out = resample.bicubic_rows(out, height * s, width * s, self.scale / Fraction(s))
         border = int(margin * self.scale)
-        for block in _cropped(out, border, *wanted) if border else out:
-            yield _quantised(block, name) if resampled or self.self_ensemble else block
+        for block in cropped(out, border, *wanted) if border else out:
+            yield quantised(block, name) if resampled or self.self_ensemble else block
 
-    def _margin(self) -> int:
+    def _margin(self, height: int, width: int, hides: bool) -> int:
         """LR pixels that are repeated around a tileable picture: a whole number of SR pixels."""
         of = self.scale.denominator
-        return -(-(self._radius.whole + RESAMPLING_REACH) // of) * of
+        if height % of or width % of:
+            larger = f"{size_text(height, width)}, {float(self.scale):g} times larger,"
+            raise UserError(
+                f"{larger} would end within a pixel, which no seamless texture can: give another"
+                " scale, such as 2"
+            )
+        reach = self._radius.whole + RESAMPLING_REACH + (alpha_lib.REACH if hides else 0)
+        return -(-reach // of) * of
 
     def _engine(self, levels: str) -> Engine:
         dtype = self._fast if levels == "uint8" else self._exact
@@ -217,193 +226,6 @@ class Upscaler:
                     self._generator, self._variables, self._devices, jnp.dtype(dtype).type
                 )
             return self._engines[dtype]
-
-    def _network_rows(
-        self,
-        blocks: Iterable[np.ndarray],
-        height: int,
-        width: int,
-        channels: int,
-        given: str,
-        computed: str,
-        progress: Callable[[float], Any],
-    ) -> Iterator[np.ndarray]:
-        """What the network makes of rows of the type `given`, in the type `computed`."""
-        engine = self._engine(given)
-        s = self.network_scale
-        hides = channels in (2, 4) and self._alpha == "transparency"
-        radius = self._radius.whole + (alpha_lib.REACH if hides else 0)
-        per_row = s * s * width * channels * np.dtype(computed).itemsize
-        window = tiles.choose(
-            height,
-            width,
-            radius,
-            sizes=engine.sizes,
-            area=engine.area,
-            most_rows=max(BAND_BYTES // per_row, 1),
-            longest=self._tile,
-            familiar=engine.familiar,
-        )
-        held = _Rows(blocks, width, channels)
-        columns = list(tiles.spans(0, width, width, window[1], radius))
-        pending: collections.deque[_Tile] = collections.deque()
-        for y in tiles.spans(0, height, height, window[0], radius):
-            strip = held.take(y.start, min(y.start + window[0], height))
-            band = np.empty((s * (y.end - y.first), s * width, channels), computed)
-            for x in columns:
-                pixels = strip[:, x.start : x.start + window[1]]
-                piece = Piece(
-                    pixels,
-                    ((0, pixels.shape[0]), (0, pixels.shape[1])),
-                    (y.first - y.start, y.end - y.start),
-                    (x.first - x.start, x.end - x.start),
-                )
-                task = engine.pool.submit(
-                    _enlarge, engine, piece, window, computed, hides, self.self_ensemble
-                )
-                share = (y.end - y.first) * (x.end - x.first) / (height * width)
-                place = slice(s * x.first, s * x.end)
-                pending.append(_Tile(task, band, place, x is columns[-1], share))
-                while len(pending) > engine.workers:
-                    yield from pending.popleft().finish(progress)
-        while pending:
-            yield from pending.popleft().finish(progress)
-
-
-class _Tile(NamedTuple):
-    """A piece of a band that is being computed."""
-
-    task: concurrent.futures.Future
-    band: np.ndarray
-    columns: slice
-    last: bool
-    share: float
-
-    def finish(self, progress: Callable[[float], Any]) -> Iterator[np.ndarray]:
-        """Put it in its place, and yield the band if it is whole then."""
-        self.band[:, self.columns] = self.task.result()
-        progress(self.share)
-        if self.last:
-            yield self.band
-
-
-class _Rows:
-    """Rows that come in blocks, to be taken by position, as long as no earlier ones are asked."""
-
-    def __init__(self, blocks: Iterable[np.ndarray], width: int, channels: int):
-        """The blocks are [some rows, width, channels]."""
-        self._blocks = iter(blocks)
-        self._form = (width, channels)
-        self._top = 0
-        self._held: np.ndarray | None = None
-
-    def take(self, start: int, end: int) -> np.ndarray:
-        """The rows [start, end); those before `start` are let go. Raises: ValueError."""
-        parts = [] if self._held is None else [self._held[start - self._top :]]
-        have = sum(map(len, parts))
-        while have < end - start:
-            block = next(self._blocks, None)
-            if block is None or block.shape[1:] != self._form:
-                had = "no more rows" if block is None else list(block.shape)
-                raise ValueError(f"rows of {list(self._form)} were to come, there are {had}")
-            parts.append(block)
-            have += len(block)
-        self._held = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._top = start
-        return self._held[: end - start]
-
-
-def _enlarge(
-    engine: Engine,
-    piece: Piece,
-    window: tuple[int, int],
-    computed: str,
-    hides: bool,
-    self_ensemble: bool,
-) -> np.ndarray:
-    """The SR of a piece of a picture as it is: any type of `LEVELS`, one to four channels.
-
-    Args:
-      engine: the network.
-      piece: its `pixels` are the picture's own, as they are.
-      window: the size that the network is given them in.
-      computed: the result's type.
-      hides: whether alpha hides colours.
-      self_ensemble: over all turns; `computed` has to be float32.
-    """
-    unit = piece.pixels.astype(np.float32) / LEVELS[piece.pixels.dtype.name]
-    channels = unit.shape[2]
-    gray = channels < 3
-
-    def run(planes: np.ndarray, gray: bool) -> np.ndarray:
-        outside = [(0, side - has) for side, has in zip(window, planes.shape, strict=False)]
-        rgb = np.broadcast_to(planes, (*planes.shape[:2], 3))
-        asked = piece._replace(pixels=np.pad(rgb, (*outside, (0, 0)), mode="symmetric"))
-        if not self_ensemble:
-            return engine.run(asked, computed, gray)
-        turned = (turned_back(engine.run(turn(asked, *how), computed, gray), *how) for how in TURNS)
-        return np.asarray(sum(turned), np.float32) / np.float32(len(TURNS))
-
-    if channels in (1, 3):
-        return run(unit, gray)
-    seen = unit[:, :, -1]
-    color = alpha_lib.fill_hidden(unit[:, :, :-1], seen) if hides else unit[:, :, :-1]
-    own = piece.pixels[:, :, -1] if computed == piece.pixels.dtype.name else seen
-    (top, bottom), (left, right) = piece.rows, piece.columns
-    around = np.pad(own, 1, mode="edge")[top : bottom + 2, left : right + 2]
-    if around.min() == around.max():
-        s = engine.scale
-        sr_alpha = np.full((s * (bottom - top), s * (right - left)), around[0, 0])
-    else:
-        sr_alpha = alpha_lib.within_neighbours(
-            run(unit[:, :, -1:], True)[:, :, 0], around, engine.scale
-        )
-    return np.concatenate([run(color, gray), sr_alpha[:, :, None]], axis=2)
-
-
-def turn(piece: Piece, quarters: int, mirrored: bool) -> Piece:
-    """A piece turned to the left, then mirrored left to right."""
-    pixels, inside, rows, columns = piece
-    for _ in range(quarters):
-        width = pixels.shape[1]
-        pixels = np.rot90(pixels)
-        inside, (rows, columns) = (
-            (_from_end(pair[1], width), pair[0]) for pair in (inside, (rows, columns))
-        )
-    if mirrored:
-        width = pixels.shape[1]
-        pixels = pixels[:, ::-1]
-        inside, columns = (inside[0], _from_end(inside[1], width)), _from_end(columns, width)
-    return Piece(pixels, inside, rows, columns)
-
-
-def turned_back(sr: np.ndarray, quarters: int, mirrored: bool) -> np.ndarray:
-    """The SR of what `turn` gave, as the piece was."""
-    return np.rot90(sr[:, ::-1] if mirrored else sr, -quarters)
-
-
-def _from_end(part: tuple[int, int], length: int) -> tuple[int, int]:
-    return length - part[1], length - part[0]
-
-
-def _quantised(rows: np.ndarray, levels: str) -> np.ndarray:
-    """Float32 as whole levels, rounded half up and clipped; as [0, 1] where no levels are asked."""
-    if levels == "float32":
-        return np.clip(rows, 0, 1)
-    most = LEVELS[levels]
-    return np.clip(np.floor(rows * np.float32(most) + np.float32(0.5)), 0, most).astype(levels)
-
-
-def _cropped(
-    blocks: Iterable[np.ndarray], border: int, height: int, width: int
-) -> Iterator[np.ndarray]:
-    """Rows and columns from `border` on, so many."""
-    top = 0
-    for block in blocks:
-        part = block[max(border - top, 0) : max(border + height - top, 0)]
-        if len(part):
-            yield part[:, border : border + width]
-        top += len(block)
 
 
 def _load(path: str | os.PathLike) -> weights_lib.Exported:

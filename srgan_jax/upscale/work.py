@@ -10,17 +10,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tqdm
 from absl import logging
 
-from srgan_jax import files, images
+from srgan_jax import cli, files, images
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.upscale import jobs as jobs_lib
 from srgan_jax.upscale import reading, video, writing
 from srgan_jax.upscale.jobs import Job
-from srgan_jax.upscale.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from srgan_jax.upscale.upscaler import Upscaler
 
 # After a signal, for the pictures that can be given up properly.
 PATIENCE_SECONDS = 2
@@ -35,11 +37,13 @@ class Asked(NamedTuple):
       quality: 1 to 100, of formats that lose some.
       most_pixels: of an input that is not taken for an attack.
       resume: continue films that were interrupted.
+      alone: there is no other file, and the caller tells what is wrong with this one.
     """
 
     quality: int
     most_pixels: int
     resume: bool
+    alone: bool
 
 
 @dataclasses.dataclass
@@ -61,7 +65,7 @@ class _Enlarged(NamedTuple):
     megapixels: float
 
 
-def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
+def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
     """Enlarge files; the next one is read while one is computed and one is written.
 
     A line is printed for each; where one fails, too, and the others go on.
@@ -77,24 +81,31 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
     total = sum(map(jobs_lib.megapixels, jobs)) * area if shown else None
     stopping = threading.Event()
     pool = concurrent.futures.ThreadPoolExecutor(upscaler.at_once, "picture")
+    tasks: dict[concurrent.futures.Future, Job] = {}
     with tqdm.tqdm(total=total, unit="MP", bar_format=_BAR, disable=not shown) as bar, _signals():
-        tasks = {
-            pool.submit(_enlarge, job, upscaler, asked, stopping.is_set, bar.update): job
-            for job in jobs
-        }
+        counting = threading.Lock()
+
+        def progress(megapixels: float) -> None:
+            with counting:
+                bar.update(megapixels)
+
         try:
+            for job in jobs:
+                task = pool.submit(_enlarge, job, upscaler, asked, stopping.is_set, progress)
+                tasks[task] = job
             for task in concurrent.futures.as_completed(tasks):
                 job = tasks[task]
                 try:
                     enlarged = task.result()
+                except Exception as error:  # of one file of many
+                    done.failed.append(_told(job, error))
+                    if not asked.alone:
+                        bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
+                else:
                     done.megapixels += enlarged.megapixels
                     bar.write(f"{job.source} -> {job.out}  {enlarged.line}", file=sys.stdout)
                     sys.stdout.flush()
-                except Exception as error:  # of one file of many
-                    done.failed.append(_told(job, error))
-                    if len(jobs) > 1:  # of one alone the caller tells
-                        bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
-        except KeyboardInterrupt:
+        except BaseException:  # a signal, or nobody who reads what is said
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             # What a film has so far is made to play; a picture may be in the middle of a tile.
@@ -112,16 +123,20 @@ def enlarge_all(jobs: list[Job], upscaler: Upscaler, asked: Asked) -> Done:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM is as SIGINT; a second one ends this process at once."""
+    """All that stop a process raise KeyboardInterrupt; a second one ends it at once."""
+    from srgan_jax import processes  # late, as it imports JAX
+
+    numbers = cli.stopping_signals()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in numbers:
             signal.signal(each, signal.SIG_DFL)
         raise KeyboardInterrupt
 
-    former = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    former = {each: signal.signal(each, handle) for each in numbers}
     try:
-        yield
+        with processes.ends_itself():
+            yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -136,7 +151,7 @@ def _told(job: Job, error: BaseException) -> str:
 
 def _enlarge(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: "Upscaler",
     asked: Asked,
     stopped: Callable[[], bool],
     progress: Callable[[float], Any],
@@ -168,7 +183,7 @@ def _enlarge(
     def of_tile(share: float) -> None:
         if stopped():
             raise Stopped
-        progress(share * height * width / 1e6)
+        progress(share * height * width / picture.frames / 1e6)
 
     blocks = picture.rows()
     with writing.writer(job.out, job.format, form, asked.quality) as put:
@@ -188,7 +203,7 @@ def _enlarge(
 
 def _film(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: "Upscaler",
     asked: Asked,
     stopped: Callable[[], bool],
     progress: Callable[[float], Any],

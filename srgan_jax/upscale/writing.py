@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyvips
 
-from srgan_jax import files
+from srgan_jax import files, images
 from srgan_jax.errors import UserError
-from srgan_jax.images import size_text
 
 AHEAD = 1  # blocks of rows that wait to be written
 _ROWS = 64  # that are handed over at once
@@ -77,10 +76,11 @@ def of_suffix(path: str | os.PathLike) -> str | None:
 def check(path: str | os.PathLike, name: str, form: Form) -> None:
     """Raises: UserError where a format cannot hold such a picture."""
     known = FORMATS[name]
-    if max(form.height * (form.frames if name != "tif" else 1), form.width) > known.longest:
+    if max(form.height, form.width) > known.longest:
+        size = images.size_text(form.height, form.width)
         raise UserError(
-            f"{path}: {size_text(form.height, form.width)} is too large for {name}, which takes"
-            f" {known.longest} a side: give --format=tif"
+            f"{path}: {size} is too large for {name}, which takes {known.longest} a side: give"
+            " --format=tif"
         )
     if form.channels in (2, 4) and not known.alpha:
         raise UserError(
@@ -107,7 +107,7 @@ def writer(
     with files.replacing(path) as aside:
         encoder = _Encoder(aside, name, form, quality)
         try:
-            yield lambda rows: encoder.put(rows if deep else _to_8_bits(rows))
+            yield lambda rows: encoder.put(rows if deep else images.to_8_bits(rows))
             encoder.put(None)
         finally:
             encoder.end()
@@ -119,12 +119,6 @@ def _flush(path: pathlib.Path) -> None:
     """What is on its way to the disk is there, or raises OSError: then nothing is renamed."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _to_8_bits(rows: np.ndarray) -> np.ndarray:
-    if rows.dtype == np.uint8:
-        return rows
-    return ((rows.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 class _Encoder:
@@ -192,7 +186,8 @@ def _save(
             image.set_type(
                 types.gstr_type if isinstance(value, str) else types.gint_type, key, value
             )
-    image.set_type(types.gint_type, "orientation", 1)  # EXIF data may tell of what it was
+    if "exif-data" in form.metadata:  # which may tell how it was turned
+        image.set_type(types.gint_type, "orientation", 1)
     if form.frames > 1:
         image.set_type(types.gint_type, "page-height", form.height)
     options = {k: quality if v is None else v for k, v in FORMATS[name].options.items()}

@@ -203,6 +203,13 @@ def test_every_frame_is_turned(tmp_path, run, upscaler, photograph, suffix):
         np.testing.assert_array_equal(large[i], upscaler(turned))
 
 
+def test_an_animated_png_is_told_of(tmp_path, run, photograph):
+    frames = [Image.fromarray(np.roll(photograph, i, 1)) for i in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    out, _ = run(tmp_path / "a.png")
+    assert "the first of 3 frames" in out
+
+
 def test_limits_are_of_a_frame(tmp_path):
     form = writing.Form(1024, 64, 3, np.dtype(np.uint8), 20, {}, (1.0, 1.0))
     writing.check(tmp_path / "a.webp", "webp", form)
@@ -254,10 +261,10 @@ class TestNames:
             Image.fromarray(photograph[:8, :8]).save(tmp_path / name)
         (tmp_path / "a_x4.png").write_text("as it was")
         out, _ = run(tmp_path, "--skip_existing")
-        assert "1 enlarged, 1 were there" in out
+        assert "1 enlarged, 1 there already" in out
         assert (tmp_path / "a_x4.png").read_text() == "as it was"
         out, _ = run(tmp_path, "--skip_existing")
-        assert "0 enlarged, 2 were there" in out
+        assert "0 enlarged, 2 there already" in out
 
     def test_patterns_and_files(self, tmp_path, run, photograph):
         for name in ("a1.png", "a2.png", "b.png"):
@@ -280,6 +287,8 @@ class TestNames:
         assert plan(f"{tmp_path}/*.png") == ["a.png"]
         assert plan(tmp_path, out=f"{tmp_path}/large", suffix="") == ["a.png", "a_x4.png"]
         assert plan(tmp_path / "a.png", f"{tmp_path}/large/../a.png") == ["a.png"]
+        (tmp_path / "b_x4.png").touch()  # of nothing that is there
+        assert plan(f"{tmp_path}/*.png") == ["a.png", "b_x4.png"]
         with pytest.raises(UserError, match=r"a_x4.png, which is to be enlarged itself"):
             plan(tmp_path / "a.png", tmp_path / "a_x4.png")
 
@@ -289,8 +298,10 @@ class TestNames:
             (["none.png"], {}, "none.png: no such file or folder"),
             ([""], {}, r"no pictures there \(--recursive looks deeper\)"),
             (["a.png", "a.jpg"], {"format": "png"}, r"a.png and .*a.jpg would both become .*png"),
-            (["a.png"], {"out": "x.bmp"}, "its ending is none of .png"),
+            (["a.png"], {"out": "x.bmp"}, "pictures are written as .png"),
             (["a.png"], {"out": "x.jpg", "format": "png"}, "is not that of --format=png"),
+            (["a.png", "a.jpg"], {"out": "x.png"}, "is a file's name: give a folder"),
+            (["a.png"], {"suffix": "/../b"}, "is a part of a name"),
         ],
     )
     def test_what_cannot_be_planned(self, tmp_path, inputs, settings, message):
@@ -437,7 +448,7 @@ def test_a_signal_leaves_whole_files_only(root, tmp_path, network, number):
         assert pixels(path).shape == (600, 600, 3)
     process = start(root, tmp_path, network, tmp_path, "-o", out, "--skip_existing")
     said, _ = process.communicate(timeout=60)
-    assert f"{20 - len(left)} enlarged, {len(left)} were there" in said
+    assert f"{20 - len(left)} enlarged, {len(left)} there already" in said
     assert len(list(out.iterdir())) == 20
 
 
@@ -459,7 +470,7 @@ def test_processes_share_the_files(root, tmp_path, network, photograph):
     assert len(lines) == 5, said
     assert {len([x for x in out.splitlines() if " -> " in x]) for out, _ in said} == {2, 3}
     assert sorted(os.listdir(tmp_path / "out")) == [f"{i}.png" for i in range(5)]
-    assert "5 enlarged (" in said[0][0]
+    assert "5 enlarged (to" in said[0][0]
     assert all("1 of 6 could not be enlarged" in err for _, err in said)
     assert [process.returncode for process in processes] == [2, 2]
 

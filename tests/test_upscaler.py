@@ -377,10 +377,18 @@ class TestErrors:
             Upscaler(network, **settings)
 
     @pytest.mark.parametrize(
-        "picture", [np.zeros((3, 3, 5), np.uint8), np.zeros((0, 3, 3), np.uint8), np.zeros(3)]
+        "picture",
+        [
+            np.zeros((3, 3, 5), np.uint8),
+            np.zeros((0, 3, 3), np.uint8),
+            np.zeros(3),
+            "small.png",
+            np.full((3, 3, 3), 200, np.float32),
+            np.full((3, 3, 3), np.nan, np.float32),
+        ],
     )
     def test_what_is_no_picture(self, network, picture):
-        with pytest.raises(ValueError, match="a picture is"):
+        with pytest.raises(ValueError, match="a picture (is|of)"):
             Upscaler(network, devices=1)(picture)
 
     def test_rows_that_do_not_come(self, network, photograph):

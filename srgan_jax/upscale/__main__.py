@@ -3,7 +3,8 @@
     python -m srgan_jax.upscale INPUT... [-o OUT] --weights=FILE
 
 INPUT is a picture (PNG, JPEG, WebP, TIFF, GIF, AVIF, BMP, ...), a film, a folder or a pattern.
-Without -o results are beside the inputs, NAME_x4.SUFFIX; OUT is a file, or a folder for several.
+Without -o results are beside the inputs, NAME_x4.SUFFIX. OUT is a file where it has an ending, for
+one picture (.png .jpg .webp .tif .gif .avif) or film (.mp4 .m4v .mov .mkv .webm); else a folder.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ WEIGHTS = flags.DEFINE_string(
 SCALE = flags.DEFINE_string(
     "scale",
     None,
-    "How many times larger a side gets, such as 2 or 2.5; by default as the network does it. Others"
+    "How many times larger a side gets, 1 to 16, such as 2 or 2.5; by default the network's. Others"
     " are resampled from that.",
 )
 TILE = flags.DEFINE_string(
@@ -52,7 +53,7 @@ SUFFIX = flags.DEFINE_string(
     "suffix", None, "After the names of results; by default _x4 (the scale), none with -o FOLDER."
 )
 FORMAT = flags.DEFINE_enum(
-    "format", "same", ["same", *writing.FORMATS], "Of results; same: as the input, else png."
+    "format", "same", ["same", *writing.FORMATS], "Of pictures; same: as the input, else png."
 )
 QUALITY = flags.DEFINE_integer(
     "quality", 95, "Of jpg, webp and avif, and of films.", lower_bound=1, upper_bound=100
@@ -123,9 +124,9 @@ def run(inputs: Sequence[str]) -> None:
     count, skipped, megapixels = (sum(part) for part in list(zip(*told, strict=True))[:3])
     failed = [line for part in told for line in part[3]]
     seconds = time.perf_counter() - start
-    if processes.is_first():
-        parts = [f"{count - len(failed)} enlarged"] + [f"{skipped} were there"] * (skipped > 0)
-        rate = f" ({megapixels:.1f} MP in {seconds:.1f} s, {megapixels / seconds:.2f} MP/s)"
+    if processes.is_first() and not (failed and asked.alone):
+        parts = [f"{count - len(failed)} enlarged"] + [f"{skipped} there already"] * (skipped > 0)
+        rate = f" (to {megapixels:.1f} MP in {seconds:.1f} s, {megapixels / seconds:.2f} MP/s)"
         print(", ".join(parts) + rate * (count > len(failed)))
     if failed and asked.alone:
         raise UserError(failed[0])

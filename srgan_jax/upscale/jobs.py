@@ -46,6 +46,8 @@ def plan(
     Raises: UserError where an input is not there, there is nothing to do, or two results have one
       path.
     """
+    if os.sep in suffix:
+        raise UserError(f"--suffix={suffix}: is a part of a name, without {os.sep}")
     within = None if out is None else os.path.realpath(os.path.expanduser(out))
     found = list(_find(inputs, suffix if out is None else "", recursive, within))
     if not found:
@@ -59,8 +61,10 @@ def plan(
     for source, job in sources.items():
         path = os.path.realpath(job.out)
         if path in results:
-            both = f"{results[path].source} and {job.source}"
-            raise UserError(f"{both} would both become {job.out}: give --suffix or -o")
+            raise UserError(
+                f"{results[path].source} and {job.source} would both become {job.out}: enlarge them"
+                " one after the other, or rename one"
+            )
         if path in sources and path != source:  # a file's own is told of when its turn comes
             raise UserError(f"{job.source} would become {job.out}, which is to be enlarged itself")
         results[path] = job
@@ -72,12 +76,17 @@ def _find(
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path | None]]:
     """Files, and what they are called below the folder that was given, None without one.
 
-    In folders and of patterns, results of an earlier run are left out: those whose names end in
-    `suffix`, parts of films, and what lies in the folder `within`, where that is not the one given.
+    In folders and of patterns, results of an earlier run are left out: NAME with `suffix` beside
+    NAME, parts of films, and what lies in the folder `within`, where that is not the one given.
     """
 
     def made(path: pathlib.Path) -> bool:
-        return path.stem.endswith(".partial") or bool(suffix and path.stem.endswith(suffix))
+        if path.stem.endswith(".partial"):
+            return True
+        if not (suffix and path.stem.endswith(suffix)):
+            return False
+        of = path.stem.removesuffix(suffix)
+        return any(path.with_name(of + ending).exists() for ending in ALL_SUFFIXES)
 
     for text in inputs:
         given = os.path.expanduser(text)
@@ -108,15 +117,16 @@ def _job(
     suffix: str,
 ) -> Job:
     film = source.suffix.lower() in video.SUFFIXES
-    to_file = out is not None and alone and below is None and not _is_folder(out)
-    if to_file:
+    if out is not None and not _is_folder(out):
+        if not alone or below is not None:
+            raise UserError(f"--output={out}: is a file's name: give a folder, which ends in /")
         target = pathlib.Path(os.path.expanduser(str(out)))
         if film:
             return Job(source, target, None)
         named = writing.of_suffix(target)
         if named is None:
             known = " ".join(known.suffixes[0] for known in writing.FORMATS.values())
-            raise UserError(f"--output={out}: its ending is none of {known}; a folder ends in /")
+            raise UserError(f"--output={out}: pictures are written as {known}; a folder ends in /")
         if format not in ("same", named):
             raise UserError(f"--output={out}: its ending is not that of --format={format}")
         return Job(source, target, named)
@@ -137,7 +147,8 @@ def _job(
 
 
 def _is_folder(out: str) -> bool:
-    return out.endswith(("/", os.sep)) or os.path.isdir(os.path.expanduser(out))
+    path = os.path.expanduser(out)
+    return out.endswith(("/", os.sep)) or os.path.isdir(path) or not pathlib.Path(path).suffix
 
 
 def megapixels(job: Job) -> float:

@@ -125,6 +125,8 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
     image, notes = _load(path, kind), []
     _check_size(path, image.width, image.get_page_height(), most_pixels)
     pages = image.height // image.get_page_height()
+    if kind == "png" and (frames := _frames_of_png(path)) > 1:
+        notes.append(f"the first of {frames} frames: of PNG, animations are not read")
     if image.get_typeof("orientation") and image.get("orientation") > 1:
         image = _turned(_load(path, kind, access="random"), pages)
         notes.append("turned as its EXIF orientation says")
@@ -166,6 +168,14 @@ def _load(path: str, kind: str, **access: str) -> pyvips.Image:
         except pyvips.Error:
             pass  # pages of several sizes; a file that is damaged fails below, too
     return pyvips.Image.new_from_file(path, **options)
+
+
+def _frames_of_png(path: str) -> int:
+    """How many an animated one has, which libvips does not tell."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    at = head.find(b"acTL")
+    return int.from_bytes(head[at + 4 : at + 8]) if 0 < at < head.find(b"IDAT") else 1
 
 
 def _turned(image: pyvips.Image, pages: int) -> pyvips.Image:

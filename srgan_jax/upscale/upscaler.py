@@ -126,7 +126,12 @@ class Upscaler:
             return self._pillow(picture)
         array = np.asarray(picture)
         if array.dtype.name not in LEVELS:
-            raise ValueError(f"a picture is uint8, uint16 or float32, not {array.dtype}")
+            raise ValueError(
+                "a picture is a Pillow image, or an array of uint8, uint16 or float32, not"
+                f" {type(picture).__name__} of {array.dtype}"
+            )
+        if array.dtype == np.float32 and not (array.min() >= 0 and array.max() <= 1):  # or NaN
+            raise ValueError("a picture of float32 is in [0, 1]")
         if array.ndim == 2:
             return self._array(array[:, :, None])[:, :, 0]
         if array.ndim == 4:

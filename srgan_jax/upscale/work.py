@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import queue
 import signal
 import sys
 import threading
@@ -82,8 +83,12 @@ def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
     stopping = threading.Event()
     pool = concurrent.futures.ThreadPoolExecutor(upscaler.at_once, "picture")
     tasks: dict[concurrent.futures.Future, Job] = {}
-    with tqdm.tqdm(total=total, unit="MP", bar_format=_BAR, disable=not shown) as bar, _signals():
-        counting = threading.Lock()
+    ended: queue.SimpleQueue[concurrent.futures.Future] = queue.SimpleQueue()
+    counting = threading.Lock()
+    with (
+        tqdm.tqdm(total=total, unit="MP", bar_format=_BAR, disable=not shown) as bar,
+        _signals(stopping),
+    ):
 
         def progress(megapixels: float) -> None:
             with counting:
@@ -93,37 +98,53 @@ def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
             for job in jobs:
                 task = pool.submit(_enlarge, job, upscaler, asked, stopping.is_set, progress)
                 tasks[task] = job
-            for task in concurrent.futures.as_completed(tasks):
-                job = tasks[task]
-                try:
-                    enlarged = task.result()
-                except Exception as error:  # of one file of many
-                    done.failed.append(_told(job, error))
-                    if not asked.alone:
-                        bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
-                else:
-                    done.megapixels += enlarged.megapixels
-                    bar.write(f"{job.source} -> {job.out}  {enlarged.line}", file=sys.stdout)
-                    sys.stdout.flush()
-        except BaseException:  # a signal, or nobody who reads what is said
+                task.add_done_callback(ended.put)
+            left = len(tasks)
+            while left and not stopping.is_set():
+                with contextlib.suppress(queue.Empty):
+                    _tell(ended.get(timeout=0.1), tasks, done, bar, asked.alone)
+                    left -= 1
+        finally:  # all done; or a signal, or nobody who reads what is said
+            given_up = stopping.is_set()
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             # What a film has so far is made to play; a picture may be in the middle of a tile.
             films = {task: job for task, job in tasks.items() if job.format is None}
-            for task in concurrent.futures.wait(films).done:
+            for task in concurrent.futures.wait(films).done if given_up else ():
                 if not task.cancelled() and (stop := task.exception()):
                     bar.write(f"srgan_jax: {_told(films[task], stop)}", file=sys.stderr)
             concurrent.futures.wait(tasks, PATIENCE_SECONDS)
             for job in (job for task, job in tasks.items() if not task.done()):
                 files.aside_of(job.out).unlink(missing_ok=True)
-            raise
-        pool.shutdown()
+    if given_up:
+        raise KeyboardInterrupt
     return done
 
 
+def _tell(
+    task: concurrent.futures.Future,
+    tasks: dict[concurrent.futures.Future, Job],
+    done: Done,
+    bar: tqdm.tqdm,
+    alone: bool,
+) -> None:
+    """Say and count what became of a file."""
+    job = tasks[task]
+    try:
+        enlarged = task.result()
+    except Exception as error:  # of one file of many
+        done.failed.append(_told(job, error))
+        if not alone:
+            bar.write(f"srgan_jax: error: {done.failed[-1]}", file=sys.stderr)
+    else:
+        done.megapixels += enlarged.megapixels
+        bar.write(f"{job.source} -> {job.out}  {enlarged.line}", file=sys.stdout)
+        sys.stdout.flush()
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """All that stop a process raise KeyboardInterrupt; a second one ends it at once."""
+def _signals(stopping: threading.Event) -> Iterator[None]:
+    """The first signal that stops a process sets the event; a second one ends it at once."""
     from srgan_jax import processes  # late, as it imports JAX
 
     numbers = cli.stopping_signals()
@@ -131,7 +152,7 @@ def _signals() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        stopping.set()
 
     former = {each: signal.signal(each, handle) for each in numbers}
     try:
@@ -160,7 +181,7 @@ def _enlarge(
     if stopped():
         raise Stopped
     if job.out.exists() and os.path.samefile(job.source, job.out):
-        raise UserError(f"{job.source}: the result would replace it: give --suffix or -o")
+        raise UserError(f"{job.source}: the result would replace it: give another --suffix or -o")
     try:
         job.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -196,6 +217,10 @@ def _enlarge(
     said = [images.size_text(height, width)]
     said += [f"{picture.frames} frames"] * (picture.frames > 1)
     said += [picture.note] * bool(picture.note)
+    if job.format == "gif":
+        said.append(
+            "256 colours, transparent or not" if picture.channels in (2, 4) else "256 colours"
+        )
     if picture.dtype.itemsize > 1 and not writing.FORMATS[job.format].deep:
         said.append(f"16 bits reduced to the 8 of {job.format}")
     return _Enlarged("; ".join(said), height * width * picture.frames / 1e6)

@@ -388,7 +388,7 @@ class TestErrors:
         ],
     )
     def test_what_is_no_picture(self, network, picture):
-        with pytest.raises(ValueError, match="a picture (is|of)"):
+        with pytest.raises(ValueError, match=r"a picture (is|of)"):
             Upscaler(network, devices=1)(picture)
 
     def test_rows_that_do_not_come(self, network, photograph):

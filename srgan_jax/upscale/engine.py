@@ -103,14 +103,15 @@ class Engine:
 
     def _whole(self, device: Device, piece: Piece, levels: str, gray: bool) -> np.ndarray:
         height, width = piece.pixels.shape[:2]
-        inside = (
-            (np.arange(size) >= first) & (np.arange(size) < end)
-            for size, (first, end) in zip((height, width), piece.inside, strict=True)
-        )
-        window, rows, columns = jax.device_put((piece.pixels, *inside), device.device)
-        features = network.features_of(
-            self.generator, self.dtype, device.params, window, rows, columns
-        )
+        inside = None
+        sizes = ((0, height), (0, width))
+        if any(a > 0 or b < size for (a, b), (_, size) in zip(piece.inside, sizes, strict=True)):
+            inside = [
+                (np.arange(size) >= first) & (np.arange(size) < end)
+                for size, (first, end) in zip((height, width), piece.inside, strict=True)
+            ]
+        window, inside = jax.device_put((piece.pixels, inside), device.device)
+        features = network.features_of(self.generator, self.dtype, device.params, window, inside)
         block = self._block(height, width)
         spans = [
             list(tiles.spans(*wanted, size, side, self.radius.enlargement))
@@ -123,10 +124,18 @@ class Engine:
         whole = np.empty(shape, levels)
         for y in spans[0]:
             for x in spans[1]:
+                at = np.int32(y.start), np.int32(x.start)
                 sr = network.enlarge(
-                    self.generator, block, levels, gray, device.params, features, window, rows,
-                    columns, np.int32(y.start), np.int32(x.start),
-                )  # fmt: skip
+                    self.generator,
+                    block,
+                    levels,
+                    gray,
+                    device.params,
+                    features,
+                    window,
+                    inside,
+                    *at,
+                )
                 part = np.asarray(sr)[
                     s * (y.first - y.start) : s * (y.end - y.start),
                     s * (x.first - x.start) : s * (x.end - x.start),

@@ -59,12 +59,12 @@ def _apply(
     generator: Generator,
     params: Any,
     image: jax.Array,
-    inside: Sequence[jax.Array],
+    inside: Sequence[jax.Array] | None,
     **part: Any,
 ) -> jax.Array:
     """The network where convolutions see zeros outside the picture, as at its real border.
 
-    `inside` says which rows and which columns of `image` are the picture's.
+    `inside` says which rows and which columns of `image` are the picture's; None: all.
     """
 
     def mask(
@@ -74,9 +74,10 @@ def _apply(
             return call(*args, **kwargs)
         (x,) = args
         factor = x.shape[1] // image.shape[1]
-        rows, columns = (side.repeat(factor) for side in inside)
-        picture = rows[None, :, None, None] & columns[None, None, :, None]
-        x = jnp.where(picture, x, 0)
+        if inside is not None:
+            rows, columns = (side.repeat(factor) for side in inside)
+            picture = rows[None, :, None, None] & columns[None, None, :, None]
+            x = jnp.where(picture, x, 0)
         if context.module.features <= NARROW and jax.default_backend() == "cpu":
             layer = params[context.module.name]
             return narrow_conv(x, layer["kernel"]) + layer["bias"][None, None, None]
@@ -118,12 +119,11 @@ def features_of(
     dtype: Any,
     params: Any,
     window: jax.Array,
-    rows: jax.Array,
-    columns: jax.Array,
+    inside: Sequence[jax.Array] | None,
 ) -> jax.Array:
-    """[h, w, 3] in [0, 1] to [h, w, channels], computed in `dtype`; [h] and [w]: see `_apply`."""
+    """[h, w, 3] in [0, 1] to [h, w, channels], computed in `dtype`; `inside` as for `_apply`."""
     image = window.astype(dtype)[None]
-    return _apply(generator, params, image, (rows, columns), features_only=True)[0]
+    return _apply(generator, params, image, inside, features_only=True)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -135,8 +135,7 @@ def enlarge(
     params: Any,
     features: jax.Array,
     window: jax.Array,
-    rows: jax.Array,
-    columns: jax.Array,
+    inside: Sequence[jax.Array] | None,
     top: jax.Array,
     left: jax.Array,
 ) -> jax.Array:
@@ -150,10 +149,11 @@ def enlarge(
         start = (top, left) + (0,) * (x.ndim - 2)
         return jax.lax.dynamic_slice(x, start, (*block, *x.shape[2:]))[None]
 
-    inside = tuple(
-        jax.lax.dynamic_slice_in_dim(side, start, length)
-        for side, start, length in zip((rows, columns), (top, left), block, strict=True)
-    )
+    if inside is not None:
+        inside = [
+            jax.lax.dynamic_slice_in_dim(side, start, length)
+            for side, start, length in zip(inside, (top, left), block, strict=True)
+        ]
     sr = _apply(generator, params, cut(window), inside, features=cut(features))[0]
     if gray:
         sr = (jnp.clip(sr, -1.0, 1.0) * jnp.array(LUMA)[None, None]).sum(-1, keepdims=True)

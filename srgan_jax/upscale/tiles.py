@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
 
 # Where compiling takes part of a second, and where it takes many.
 FINE = Sizes(
-    (*range(16, 128, 16), *range(128, 512, 32), *range(512, 1024, 64), *range(1024, 4097, 128)),
+    (*range(8, 128, 8), *range(128, 512, 16), *range(512, 1024, 32), *range(1024, 4097, 128)),
     1.05,
 )
 COARSE = Sizes(

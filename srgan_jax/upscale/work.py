@@ -92,6 +92,7 @@ def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
 
         def progress(megapixels: float) -> None:
             with counting:
+                bar.total = max(bar.total or 0.0, bar.n + megapixels)  # films know it about
                 bar.update(megapixels)
 
         try:

@@ -13,15 +13,12 @@ import time
 import numpy as np
 import pytest
 import pyvips
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image, ImageCms
 from test_processes import free_port
 from test_upscaler import random_network, with_alpha
 
 from srgan_jax.errors import UserError
-from srgan_jax.upscale import __main__ as command
-from srgan_jax.upscale import jobs, reading, writing
+from srgan_jax.upscale import command, jobs, reading, writing
 from srgan_jax.upscale.upscaler import Upscaler
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -56,13 +53,22 @@ def run(network):
     """`run(argument, ...)` gives what the command prints on its two streams."""
 
     def start(*arguments) -> tuple[str, str]:
-        argv = ["upscale", *map(str, arguments), f"--weights={network}", "--devices=1"]
+        inputs, given = [], iter(map(str, arguments))
+        asked = {"weights": str(network), "devices": "1"}
+        for text in given:
+            name, equals, value = text.removeprefix("--").partition("=")
+            if text == "-o":
+                asked["output"] = next(given)
+            elif text.startswith("--"):
+                asked[name] = value if equals else True
+            else:
+                inputs.append(text)
+        asked |= {"quality": int(asked.get("quality", 95))}
         with (
-            flagsaver.flagsaver(),
             contextlib.redirect_stdout(io.StringIO()) as out,
             contextlib.redirect_stderr(io.StringIO()) as err,
         ):
-            command.main(flags.FLAGS(argv))
+            command.run(inputs, command.Settings(**asked))
         return out.getvalue(), err.getvalue()
 
     return start

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -199,8 +199,14 @@ def on_signals() -> Iterator[Stop]:
     if count() > 1:
         yield stop
         return
-    numbers = cli.stopping_signals()
-    former = {number: signal.getsignal(number) for number in numbers}
+    with first_signal(stop.signal):
+        yield stop
+
+
+@contextlib.contextmanager
+def first_signal(act: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """What the first of the stopping signals does; the second acts as it would without."""
+    former = {number: signal.getsignal(number) for number in cli.stopping_signals()}
 
     def restore() -> None:
         for number, handler in former.items():
@@ -208,12 +214,12 @@ def on_signals() -> Iterator[Stop]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         restore()
-        stop.signal(number, frame)
+        act(number, frame)
 
-    for number in numbers:
+    for number in former:
         signal.signal(number, handle)
     try:
-        yield stop
+        yield
     finally:
         restore()
 

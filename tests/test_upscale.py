@@ -190,7 +190,7 @@ def test_every_frame(tmp_path, run, upscaler, photograph, suffix):
             expected = upscaler(np.roll(photograph, 5 * i, 1))
             assert np.abs(found - expected).mean() < 20
     if suffix == ".webp":
-        assert reading.open_picture(tmp_path / "a_x4.webp", 10**9).metadata["loop"] == 2
+        assert reading.open_picture(tmp_path / "a_x4.webp", 10**9).form.metadata["loop"] == 2
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".tif"])
@@ -217,7 +217,7 @@ def test_an_animated_png_is_told_of(tmp_path, run, photograph):
 
 
 def test_limits_are_of_a_frame(tmp_path):
-    form = writing.Form(1024, 64, 3, np.dtype(np.uint8), 20, {}, (1.0, 1.0))
+    form = reading.Form(1024, 64, 3, np.dtype(np.uint8), 20, {}, (1.0, 1.0))
     writing.check(tmp_path / "a.webp", "webp", form)
     with pytest.raises(UserError, match="20000x1024 is too large for webp"):
         writing.check(tmp_path / "a.webp", "webp", form._replace(width=20000))
@@ -331,7 +331,7 @@ def spoil(folder: pathlib.Path, photograph) -> dict[str, str]:
     (folder / "text.png").write_text("no picture")
     pyvips.Image.black(4, 4).cast("float").write_to_file(str(folder / "float.tif"))
     pyvips.Image.black(4, 4, bands=7).write_to_file(str(folder / "bands.tif"))
-    form = writing.Form(50000, 50000, 1, np.dtype(np.uint8), 1, {}, (1.0, 1.0))
+    form = reading.Form(50000, 50000, 1, np.dtype(np.uint8), 1, {}, (1.0, 1.0))
     (folder / "bomb.png").write_bytes(b"".join(writing.as_png(form, iter([]))))
     return {
         "cut.jpg": "cannot be read as a picture",

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -118,7 +119,7 @@ def upscale(source, out, upscaler, *, stop_after=None, resume=False, quality=100
         upscaler,
         quality=quality,
         resume=resume,
-        progress=lambda count: [next(done) for _ in range(count)],
+        progress=lambda megapixels: next(done),
         stopped=lambda: stop_after is not None and next(done) >= stop_after,
     )
 
@@ -299,6 +300,14 @@ def test_odd_sizes(tmp_path, upscaler):
     source = film(tmp_path / "film.mkv", 2, pix_fmt="yuv444p", size=(31, 95))
     told = upscale(source, tmp_path / "big.mkv", upscaler)
     assert (told.height, told.width) == (62, 190)
+
+
+def test_without_pyav_a_line_says_what_to_install(tmp_path, upscaler, monkeypatch):
+    source = film(tmp_path / "film.mkv", 2)
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    assert video.frames_of(source) == (0, 0, 0)
+    with pytest.raises(UserError, match=r"films need PyAV: pip install 'srgan_jax\[video\]'"):
+        upscale(source, tmp_path / "big.mkv", upscaler)
 
 
 class TestRefused:

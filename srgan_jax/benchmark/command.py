@@ -51,10 +51,14 @@ def main(command: Sequence[str]) -> int:
     start = time.perf_counter()
     status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
     seconds = time.perf_counter() - start
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": peak_memory(resource.RUSAGE_CHILDREN)}))
     return status
+
+
+def peak_memory(of: int) -> int:
+    """The most bytes that were held so far, `of` being one of resource's RUSAGE_ numbers."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(of).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from srgan_jax import files
 from srgan_jax.benchmark import rates as rates_lib
+from srgan_jax.benchmark.command import peak_memory
 from srgan_jax.data import packed, sources
 from srgan_jax.errors import UserError
 from srgan_jax.monitor import say
@@ -46,7 +46,7 @@ def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
         with tempfile.TemporaryDirectory(dir=root, prefix="benchmark-") as cache:
             packed.pack(source="folder", path=data.path, split="train", cache=cache)
 
-    held = _peak_memory()
+    held = peak_memory(resource.RUSAGE_SELF)
     decode()
     measures: dict[str, Callable[[], None]] = {"decoded": decode, "packed": pack}
     rates: dict[str, list[float]] = {name: [] for name in measures}
@@ -61,12 +61,6 @@ def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
     cores = ", ".join(f"{name} {statistics.median(values):.2f}" for name, values in busy.items())
     say(
         f"{count} pictures, {rounds} rounds; cores busy of {sources.cores()}: {cores};"
-        f" {(_peak_memory() - held) / 1e6:.0f} MB of memory at most"
+        f" {(peak_memory(resource.RUSAGE_SELF) - held) / 1e6:.0f} MB of memory at most"
     )
     rates_lib.report(rates, "pictures/s", output)
-
-
-def _peak_memory() -> int:
-    """The most bytes that this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

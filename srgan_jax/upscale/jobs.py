@@ -137,13 +137,10 @@ def _job(
     name = f"{source.stem}{suffix}"
     if film:
         return Job(source, folder / f"{name}{video.suffix_of(source)}", None)
-    kind = (writing.of_suffix(source) or "png") if format == "same" else format
-    same = writing.of_suffix(source) == kind
-    return Job(
-        source,
-        folder / (name + (source.suffix if same else writing.FORMATS[kind].suffixes[0])),
-        kind,
-    )
+    own = writing.of_suffix(source)
+    kind = own or "png" if format == "same" else format
+    ending = source.suffix if own == kind else writing.FORMATS[kind].suffixes[0]
+    return Job(source, folder / f"{name}{ending}", kind)
 
 
 def _is_folder(out: str) -> bool:

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,12 +38,10 @@ _COLOR = ("rgb", "srgb", "rgb16")
 _NUMBERS: dict[Any, np.dtype] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
-class Picture(NamedTuple):
-    """A picture, or several frames of one size, that is read when its rows are asked for.
+class Form(NamedTuple):
+    """What a picture is, or several frames of one size, in a file that is read or written.
 
     Attributes:
-      path: the file.
-      format: "png", "jpg", "webp", "tif", "gif", "avif", or "other".
       height: of a frame, turned as its EXIF orientation says.
       width: likewise.
       channels: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
@@ -50,42 +49,52 @@ class Picture(NamedTuple):
       frames: how many.
       metadata: libvips' fields by name, with their values.
       resolution: pixels per millimetre, across and down.
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype
+    frames: int = 1
+    metadata: Mapping[str, Any] = types.MappingProxyType({})
+    resolution: tuple[float, float] = (1.0, 1.0)
+
+
+class Picture(NamedTuple):
+    """A picture that is read when its rows are asked for.
+
+    Attributes:
+      path: the file.
+      form: what it is.
       note: what was converted, "" where nothing was.
       source: libvips' picture, the frames one below the other.
     """
 
     path: str
-    format: str
-    height: int
-    width: int
-    channels: int
-    dtype: np.dtype
-    frames: int
-    metadata: dict[str, Any]
-    resolution: tuple[float, float]
+    form: Form
     note: str
     source: pyvips.Image
 
     @property
     def blocks(self) -> int:
         """How many `rows` gives of each frame."""
-        return -(-self.height // BLOCK)
+        return -(-self.form.height // BLOCK)
 
     def rows(self) -> Iterator[np.ndarray]:
         """From the top of the first frame, [some rows, width, channels], frames not mixed.
 
         Once only. Raises: UserError where the file turns out to be damaged.
         """
+        height, width, channels, dtype, frames = self.form[:5]
         region = pyvips.Region.new(self.source)
-        for top in range(0, self.height * self.frames, self.height):
-            for y in range(top, top + self.height, BLOCK):
-                count = min(BLOCK, top + self.height - y)
+        for top in range(0, height * frames, height):
+            for y in range(top, top + height, BLOCK):
+                count = min(BLOCK, top + height - y)
                 try:
-                    data = region.fetch(0, y, self.width, count)
+                    data = region.fetch(0, y, width, count)
                 except pyvips.Error as error:
                     raise _damaged(self.path, error) from error
-                block = np.frombuffer(data, self.dtype)
-                yield block.reshape(count, self.width, self.channels)
+                yield np.frombuffer(data, dtype).reshape(count, width, channels)
 
 
 def open_picture(path: str | os.PathLike, most_pixels: int) -> Picture:
@@ -144,9 +153,7 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
         )
     fields = image.get_fields()
     kept = [key for key in fields if key in _KEPT or key.startswith("exif-")]
-    return Picture(
-        path=path,
-        format=kind,
+    form = Form(
         height=image.get_page_height() if pages > 1 else image.height,
         width=image.width,
         channels=image.bands,
@@ -154,9 +161,8 @@ def _by_vips(path: str, kind: str, most_pixels: int) -> Picture:
         frames=pages,
         metadata={key: _upright(key, image.get(key)) for key in kept},
         resolution=(image.xres, image.yres),
-        note="; ".join(notes),
-        source=image,
     )
+    return Picture(path, form, "; ".join(notes), image)
 
 
 def _load(path: str, kind: str, **access: str) -> pyvips.Image:
@@ -218,12 +224,9 @@ def _by_pillow(path: str, most_pixels: int) -> Picture:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _damaged(path, error) from error
-    height, width, channels = pixels.shape
     source = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
-    resolution = (1.0, 1.0)
-    return Picture(
-        path, "other", height, width, channels, pixels.dtype, 1, {}, resolution, note, source
-    )
+    height, width, channels = pixels.shape
+    return Picture(path, Form(height, width, channels, pixels.dtype), note, source)
 
 
 def _check_size(path: str, width: int, height: int, most_pixels: int) -> None:

@@ -152,9 +152,8 @@ class Upscaler:
         pixels, converted = images.as_it_is(image)
         if converted:
             kept.pop("icc_profile", None)  # of another kind of colours
-        large = Image.fromarray(
-            self._array(pixels).squeeze(2) if pixels.shape[2] == 1 else self._array(pixels)
-        )
+        sr = self._array(pixels)
+        large = Image.fromarray(sr[:, :, 0] if sr.shape[2] == 1 else sr)
         large.info.update(kept)
         return large
 

@@ -40,8 +40,10 @@ def suffix_of(source: pathlib.Path) -> str:
 
 def frames_of(source: pathlib.Path) -> tuple[int, int, int]:
     """Height, width and about how many frames; (0, 0, 0) where the film does not tell."""
-    import av
-
+    try:
+        import av
+    except ModuleNotFoundError:  # told when its turn comes
+        return 0, 0, 0
     try:
         with frames.open_film(source) as film:
             stream = frames.pictures_of(film)
@@ -72,7 +74,7 @@ def upscale(
     *,
     quality: int,
     resume: bool,
-    progress: Callable[[int], Any],
+    progress: Callable[[float], Any],
     stopped: Callable[[], bool],
 ) -> Film:
     """Enlarge a film.
@@ -83,7 +85,7 @@ def upscale(
       upscaler: what each frame goes through.
       quality: 1 to 100.
       resume: go on where the same command was stopped, or killed.
-      progress: is called with the number of frames done since it was called last.
+      progress: is called with the megapixels of SR done since it was called last.
       stopped: asked after each frame; when it says so, what is done becomes a film that plays, at
         the path that the error tells.
 
@@ -103,7 +105,8 @@ def upscale(
             form = frames.form_of(source, film, upscaler, ten_bits=deep)
             length = _seconds(film)
         work = Segments(source, out, form, quality, upscaler.settings, resume)
-        ended = work.encode(upscaler, progress, stopped)
+        of_frame = form.height * form.width / 1e6
+        ended = work.encode(upscaler, lambda count: progress(count * of_frame), stopped)
         if not work.done:
             when = "no frame of it can be read" if ended else "stopped before its first frame"
             raise UserError(f"{source}: {when}")

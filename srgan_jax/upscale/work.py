@@ -6,17 +6,15 @@ import dataclasses
 import itertools
 import os
 import queue
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tqdm
 from absl import logging
 
-from srgan_jax import cli, files, images
+from srgan_jax import files, images
 from srgan_jax.errors import UserError, first_line
 from srgan_jax.upscale import jobs as jobs_lib
 from srgan_jax.upscale import reading, video, writing
@@ -74,6 +72,8 @@ def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
     Raises: KeyboardInterrupt at SIGINT or SIGTERM, when nothing half-written is there any more;
       threads may still compute.
     """
+    from srgan_jax import processes  # late, as it imports JAX
+
     done = Done()
     if not jobs:
         return done
@@ -87,7 +87,8 @@ def enlarge_all(jobs: list[Job], upscaler: "Upscaler", asked: Asked) -> Done:
     counting = threading.Lock()
     with (
         tqdm.tqdm(total=total, unit="MP", bar_format=_BAR, disable=not shown) as bar,
-        _signals(stopping),
+        processes.first_signal(lambda number, frame: stopping.set()),
+        processes.ends_itself(),
     ):
 
         def progress(megapixels: float) -> None:
@@ -143,27 +144,6 @@ def _tell(
         sys.stdout.flush()
 
 
-@contextlib.contextmanager
-def _signals(stopping: threading.Event) -> Iterator[None]:
-    """The first signal that stops a process sets the event; a second one ends it at once."""
-    from srgan_jax import processes  # late, as it imports JAX
-
-    numbers = cli.stopping_signals()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-        stopping.set()
-
-    former = {each: signal.signal(each, handle) for each in numbers}
-    try:
-        with processes.ends_itself():
-            yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def _told(job: Job, error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error) if str(job.source) in str(error) else f"{job.source}: {error}"
@@ -190,41 +170,30 @@ def _enlarge(
     if job.format is None:
         return _film(job, upscaler, asked, stopped, progress)
     picture = reading.open_picture(job.source, asked.most_pixels)
-    height, width = upscaler.size(picture.height, picture.width)
-    form = writing.Form(
-        height,
-        width,
-        picture.channels,
-        picture.dtype,
-        picture.frames,
-        picture.metadata,
-        picture.resolution,
-    )
-    writing.check(job.source, job.format, form)
+    small = picture.form
+    height, width = upscaler.size(small.height, small.width)
+    large = small._replace(height=height, width=width)
+    writing.check(job.source, job.format, large)
 
     def of_tile(share: float) -> None:
         if stopped():
             raise Stopped
-        progress(share * height * width / picture.frames / 1e6)
+        progress(share * height * width / small.frames / 1e6)
 
     blocks = picture.rows()
-    with writing.writer(job.out, job.format, form, asked.quality) as put:
-        for _ in range(picture.frames):
+    with writing.writer(job.out, job.format, large, asked.quality) as put:
+        for _ in range(small.frames):
             frame = itertools.islice(blocks, picture.blocks)
-            for rows in upscaler.rows(
-                frame, picture.height, picture.width, picture.channels, picture.dtype, of_tile
-            ):
+            for rows in upscaler.rows(frame, *small[:4], of_tile):
                 put(rows)
     said = [images.size_text(height, width)]
-    said += [f"{picture.frames} frames"] * (picture.frames > 1)
+    said += [f"{small.frames} frames"] * (small.frames > 1)
     said += [picture.note] * bool(picture.note)
     if job.format == "gif":
-        said.append(
-            "256 colours, transparent or not" if picture.channels in (2, 4) else "256 colours"
-        )
-    if picture.dtype.itemsize > 1 and not writing.FORMATS[job.format].deep:
+        said.append("256 colours" + ", transparent or not" * (small.channels in (2, 4)))
+    if small.dtype.itemsize > 1 and not writing.FORMATS[job.format].deep:
         said.append(f"16 bits reduced to the 8 of {job.format}")
-    return _Enlarged("; ".join(said), height * width * picture.frames / 1e6)
+    return _Enlarged("; ".join(said), height * width * small.frames / 1e6)
 
 
 def _film(
@@ -234,14 +203,13 @@ def _film(
     stopped: Callable[[], bool],
     progress: Callable[[float], Any],
 ) -> _Enlarged:
-    size = upscaler.size(*video.frames_of(job.source)[:2])
     film = video.upscale(
         job.source,
         job.out,
         upscaler,
         quality=asked.quality,
         resume=asked.resume,
-        progress=lambda count: progress(count * size[0] * size[1] / 1e6),
+        progress=progress,
         stopped=stopped,
     )
     return _Enlarged(film.line, film.frames * film.height * film.width / 1e6)

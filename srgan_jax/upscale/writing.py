@@ -17,6 +17,7 @@ import pyvips
 
 from srgan_jax import files, images
 from srgan_jax.errors import UserError
+from srgan_jax.upscale.reading import Form
 
 AHEAD = 1  # blocks of rows that wait to be written
 _ROWS = 64  # that are handed over at once
@@ -53,18 +54,6 @@ FORMATS = {
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
 _CLASSIC_TIFF = 1 << 32  # bytes that it can hold
 _FULL = 1 << 20  # bytes left: too few for what a writer has under way
-
-
-class Form(NamedTuple):
-    """What is to be written: the size of a frame, and how many."""
-
-    height: int
-    width: int
-    channels: int
-    dtype: np.dtype
-    frames: int
-    metadata: dict[str, Any]
-    resolution: tuple[float, float]
 
 
 def of_suffix(path: str | os.PathLike) -> str | None:

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-Features = dict[str, jax.Array]
+from srgan_jax.models.vgg import Features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,8 @@ def feature_distance(loss: ContentLoss, sr: Features, hr: Features) -> jax.Array
     """
     total = jnp.zeros(())
     for layer, weight in loss.layers:
-        squared = jnp.square(loss.feature_scale * (sr[layer] - hr[layer]))
+        ours, theirs = (features[layer].astype(jnp.float32) for features in (sr, hr))
+        squared = jnp.square(loss.feature_scale * (ours - theirs))
         per_position = squared.sum(-1) if loss.channels == "sum" else squared.mean(-1)
         total += weight * jnp.mean(per_position)
     return total

@@ -112,6 +112,7 @@ def make_phases(
             content=content,
             degradation=degradation(config),
             vgg=vgg if content.vgg else None,
+            dtype=config.dtype,
             ema_decay=config.ema_decay,
             accumulate=config.optim.accumulate,
             shard_optimizer=config.optim.sharded,

@@ -18,6 +18,7 @@ import optax
 from srgan_jax import losses, optim
 from srgan_jax.data import degradation
 from srgan_jax.data.degradation import Batch
+from srgan_jax.models import vgg
 from srgan_jax.models.discriminator import Discriminator
 from srgan_jax.models.generator import Generator
 from srgan_jax.models.vgg import VGG19
@@ -44,6 +45,7 @@ class Recipe:
       content: the loss, in the GAN phase but for the adversarial term.
       degradation: how the LR images are made.
       vgg: the module whose activations the content loss compares; None without VGG term.
+      dtype: what the networks compute in, "float32" or "bfloat16".
       ema_decay: of the moving average of G; 0 for none.
       accumulate: parts that a device takes its share of a batch in, one after the other.
       shard_optimizer: whether the optimizers' states are shared out over the devices.
@@ -54,6 +56,7 @@ class Recipe:
     content: losses.ContentLoss
     degradation: degradation.Degradation
     vgg: VGG19 | None = None
+    dtype: str = "float32"
     ema_decay: float = 0.0
     accumulate: int = 1
     shard_optimizer: bool = False
@@ -162,7 +165,7 @@ def gan_step(
     discriminator, d_metrics = update_discriminator(recipe, discriminator, last, make, axis_name)
 
     def adversarial(sr: jax.Array) -> jax.Array:
-        judge = recipe.discriminator.clone(axis_name=axis_name)
+        judge = recipe.discriminator.clone(axis_name=axis_name, dtype=recipe.dtype)
         logits, _ = apply_training(judge, discriminator.variables, sr)
         return losses.generator_adversarial(recipe.adversarial.kind, logits)
 
@@ -210,7 +213,7 @@ def generate(
 ) -> Generated:
     """G in training mode on the LR images of a batch."""
     lr_image, hr = degradation.training_pairs(recipe.degradation, batch)
-    generator = recipe.generator.clone(axis_name=axis_name)
+    generator = recipe.generator.clone(axis_name=axis_name, dtype=recipe.dtype)
     variables = state.generator.variables
 
     def of_params(params: Params) -> tuple[jax.Array, Params]:
@@ -228,9 +231,9 @@ def update_discriminator(
 ) -> tuple[Network, Metrics]:
     """One update of D on HR and SR of a batch, as `make` gives them; SR's origin gets no gradient.
 
-    Real and fake crops pass separately, each normalised by its own batch statistics.
+    Real and fake crops are normalised each by their own batch statistics, as if in two passes.
     """
-    module = recipe.discriminator.clone(axis_name=axis_name)
+    module = recipe.discriminator.clone(axis_name=axis_name, dtype=recipe.dtype)
 
     def gradients(batch: Batch) -> tuple[Params, Params, Metrics]:
         made = make(batch)
@@ -238,8 +241,9 @@ def update_discriminator(
 
         def loss_fn(params: Params) -> tuple[jax.Array, tuple[Params, jax.Array, jax.Array]]:
             variables = Variables(params, network.variables.batch_stats)
-            real_logits, batch_stats = apply_training(module, variables, made.hr)
-            fake_logits, batch_stats = apply_training(module, Variables(params, batch_stats), sr)
+            judged = jnp.concatenate([made.hr, sr])
+            logits, batch_stats = apply_training(module, variables, judged, passes=2)
+            real_logits, fake_logits = jnp.split(logits, 2)
             loss = losses.discriminator_loss(recipe.adversarial.kind, real_logits, fake_logits)
             return loss, (batch_stats, real_logits, fake_logits)
 
@@ -266,14 +270,13 @@ def content_terms(recipe: Recipe, vgg_params: Params, hr: jax.Array) -> dict[str
     terms = {"mse": Term(content.pixel, lambda sr: losses.mean_squared_error(sr, hr))}
     if content.vgg:
 
-        def features(image: jax.Array) -> losses.Features:
+        def vgg_loss(sr: jax.Array) -> jax.Array:
             assert recipe.vgg is not None
-            return recipe.vgg.apply({"params": vgg_params}, image)  # type: ignore
+            network = recipe.vgg.clone(dtype=recipe.dtype)
+            sr_features, hr_features = vgg.compared(network, vgg_params, sr, hr)
+            return losses.feature_distance(content, sr_features, hr_features)
 
-        hr_features = features(hr)
-        terms["vgg"] = Term(
-            content.vgg, lambda sr: losses.feature_distance(content, features(sr), hr_features)
-        )
+        terms["vgg"] = Term(content.vgg, vgg_loss)
     if content.tv:
         terms["tv"] = Term(content.tv, losses.total_variation)
     return terms
@@ -323,10 +326,12 @@ def describe(recipe: Recipe, means: Metrics, axis_name: str | None) -> Metrics:
 
 
 def apply_training(
-    module: Generator | Discriminator, variables: Variables, image: jax.Array
+    module: Generator | Discriminator, variables: Variables, image: jax.Array, **kwargs: Any
 ) -> tuple[jax.Array, Params]:
     """A pass in training mode: the output, and the new running statistics."""
-    output, updates = module.apply(variables.as_flax(), image, train=True, mutable=["batch_stats"])
+    output, updates = module.apply(
+        variables.as_flax(), image, train=True, mutable=["batch_stats"], **kwargs
+    )
     return output, updates.get("batch_stats", {})
 
 

@@ -70,7 +70,7 @@ def architecture(generator: Generator) -> dict[str, Any]:
     return {
         name: getattr(generator, name)
         for name in generator.__dataclass_fields__
-        if name not in ("parent", "name", "axis_name")
+        if name not in ("parent", "name", "axis_name", "dtype")
     }
 
 

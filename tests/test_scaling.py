@@ -44,7 +44,7 @@ def test_collectives_are_those_of_the_compiled_step(mode, sharded, phase):
     form = forms(**{"optim.sharded": sharded})[phase]
     parallel = Parallel(mode, shard_optimizer=sharded)
     assert len(parallel.devices) == 8
-    counted = counts.trace(form, 1, 8).sent
+    counted = counts.trace(form, 1, 8, "cpu").sent
     compiled = counts.sent_by(counts.compile_step(form, parallel, 1))
     arrays = [sent for together in compiled for sent in together]
     assert len(compiled) <= len(counted)  # XLA may put several into one
@@ -67,7 +67,7 @@ def test_batch_norm_synchronises_each_pass_of_each_part(parts):
     load = counts.load_of(forms(**{"optim.accumulate": parts})[1], 8, parts)
     # G has two in each of its blocks and one after them, D seven.
     generator_passes = 2 if parts == 1 else 3  # in parts one for D's update too; and the way back
-    discriminator_passes = 3 * 2  # real, fake, and in G's update, there and back
+    discriminator_passes = 2 * 2  # real and fake together, and in G's update, there and back
     assert len(load.batch_norm) == parts * (3 * generator_passes + 7 * discriminator_passes)
     assert len(load.gradients) == 2
 
@@ -77,8 +77,9 @@ def test_arithmetic_is_counted_as_xla_does():
     step = jax.jit(form.step, static_argnums=0)
     lowered = step.lower(form.phase.recipe, form.state, form.vgg_params, form.batch(2))
     theirs = lowered.cost_analysis()["flops"]  # with what is done element by element
-    ours = counts.trace(form, 2, 1).flops
-    assert 0.93 * theirs < ours < theirs
+    ours = counts.trace(form, 2, 1, "cpu").flops
+    # Ours has the few sums whose result nothing uses, which is not traced further.
+    assert 0.93 * theirs < ours < 1.01 * theirs
 
 
 def test_loops_are_counted_as_often_as_they_run():

@@ -231,17 +231,6 @@ def test_bfloat16_is_near(network, photograph):
     assert 0.05 < np.sqrt(((fast - exact) ** 2).mean()) < 3
 
 
-@pytest.mark.parametrize("side", [3, 9])
-def test_a_narrow_convolution_is_the_convolution(side):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 12, 15, 5)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(side, side, 5, 3)), jnp.float32)
-    expected = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(programs.narrow_conv(x, kernel), expected, rtol=1e-4, atol=1e-4)
-
-
 class TestAlpha:
     def test_what_is_opaque_or_hidden_stays_so(self, network, photograph):
         picture = with_alpha(photograph)

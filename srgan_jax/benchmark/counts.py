@@ -96,8 +96,11 @@ def forms(config: ConfigDict) -> list[Forms]:
     ]
 
 
-def trace(form: Forms, images: int, devices: int) -> Count:
-    """The step of one of so many devices, `images` each of every batch."""
+def trace(form: Forms, images: int, devices: int, platform: str | None = None) -> Count:
+    """The step of one of so many devices, `images` each of every batch.
+
+    `platform` is such as "cpu", where a layer has a form of its own for it.
+    """
     recipe = form.phase.recipe
 
     def own(x: Any) -> Any:
@@ -118,12 +121,12 @@ def trace(form: Forms, images: int, devices: int) -> Count:
     traced = jax.make_jaxpr(step, axis_env=[(AXIS, devices)])(
         state, form.vgg_params, form.batch(recipe.batches_per_step * images)
     )
-    return count(traced.jaxpr)
+    return count(traced.jaxpr, platform)
 
 
-def count(jaxpr: core.Jaxpr) -> Count:
+def count(jaxpr: core.Jaxpr, platform: str | None = None) -> Count:
     """Of a program as `jax.make_jaxpr` gives it."""
-    operations = list(_operations(jaxpr, 1))
+    operations = list(_operations(jaxpr, 1, platform))
     work = [_flops(op) * times for op, times in operations]
     return Count(
         flops=sum(work),
@@ -142,14 +145,28 @@ def _sent(kind: str, made: Any) -> Sent:
     return Sent(kind, shape, math.prod(shape) * dtype.itemsize)
 
 
-def _operations(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
+def _operations(jaxpr: Any, times: int, platform: str | None) -> Iterator[tuple[Any, int]]:
     """All operations, also those of functions and loops, and how often each is done."""
     for operation in jaxpr.eqns:
         yield operation, times
-        inner = operation.params.get("length", 1) if operation.primitive.name == "scan" else 1
-        for value in jax.tree.leaves(operation.params, is_leaf=_is_jaxpr):
+        params = operation.params
+        inner = params.get("length", 1) if operation.primitive.name == "scan" else 1
+        if params.get("branches_platforms"):
+            params = {"branch": _branch_for(platform, params)}
+        for value in jax.tree.leaves(params, is_leaf=_is_jaxpr):
             if _is_jaxpr(value):
-                yield from _operations(getattr(value, "jaxpr", value), times * inner)
+                yield from _operations(getattr(value, "jaxpr", value), times * inner, platform)
+
+
+def _branch_for(platform: str | None, params: dict[str, Any]) -> Any:
+    """What `lax.platform_dependent` takes: the form for a platform, else that for the rest."""
+    of_rest = None
+    for branch, platforms in zip(params["branches"], params["branches_platforms"], strict=True):
+        if platforms is None:
+            of_rest = branch
+        elif platform in platforms:
+            return branch
+    return of_rest
 
 
 def _is_jaxpr(value: Any) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 from srgan_jax import ranges, resample
 from srgan_jax.convert import torch_arrays
 from srgan_jax.errors import UserError
-from srgan_jax.models.generator import BN_EPSILON, STAGES, Generator
+from srgan_jax.models.generator import STAGES, Generator
+from srgan_jax.models.layers import BN_EPSILON
 from srgan_jax.state import Variables
 from srgan_jax.weights import architecture
 

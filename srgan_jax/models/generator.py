@@ -1,6 +1,5 @@
 """The generator G (SRResNet): paper section 2.1.1 and figure 4."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from srgan_jax import ranges, resample
-
-BN_MOMENTUM = 0.9  # Flax's sense: the share of the old running statistics that is kept
-BN_EPSILON = 1e-5
+from srgan_jax.models.layers import BatchNorm, Conv, Initializer, PReLU
+from srgan_jax.models.operations import depth_to_space
 
 # The factors of the enlarging stages that make up a scale.
 STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -31,33 +29,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "icnr": (False, True),
 }
 
-Initializer = Callable[..., jax.Array]
-
-
-class PReLU(nn.Module):
-    """max(x, 0) + a * min(x, 0), a learned, one for all channels or one for each."""
-
-    per_channel: bool = False
-    initial: float = 0.25
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[-1],) if self.per_channel else (1,)
-        slope = self.param("slope", nn.initializers.constant(self.initial), shape)
-        return jnp.where(x >= 0, x, x * slope.reshape((1,) * (x.ndim - 1) + shape))
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """Pixel shuffle, [B, H, W, r * r * C] to [B, r * H, r * W, C], r the factor.
-
-    Input channels are ordered (row, column, channel), unlike PyTorch's (channel, row, column).
-    """
-    batch, height, width, depth = x.shape
-    channels = depth // factor**2
-    x = x.reshape(batch, height, width, factor, factor, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height * factor, width * factor, channels)
-
 
 def nearest(x: jax.Array, factor: int) -> jax.Array:
     """Nearest-neighbour enlargement, [B, H, W, C] to [B, r * H, r * W, C], r the factor."""
@@ -71,7 +42,7 @@ def icnr(initializer: Initializer, factor: int) -> Initializer:
     1707.02937), which removes the checkerboard that independent ones start with.
     """
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: str = "float32") -> jax.Array:
         sub_kernel = initializer(key, (*shape[:-1], shape[-1] // factor**2), dtype)
         return jnp.tile(sub_kernel, (1,) * (len(shape) - 1) + (factor**2,))
 
@@ -105,7 +76,8 @@ class Generator(nn.Module):
       base: "none" (paper), or "bicubic" or "bilinear": the network adds to that enlargement. From
         "bicubic" it starts exactly, its last convolution zero.
       icnr: start the pixel-shuffle convolutions as nearest-neighbour enlargement.
-      axis_name: the mapped axis that BatchNorm averages over, under `pmap` only.
+      axis_name: the mapped axis that BatchNorm averages over, of several devices.
+      dtype: what it computes in, float32 or bfloat16; BatchNorm's statistics and SR are float32.
     """
 
     scale: int = 4
@@ -123,6 +95,7 @@ class Generator(nn.Module):
     base: str = "none"
     icnr: bool = False
     axis_name: str | None = None
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -142,59 +115,55 @@ class Generator(nn.Module):
           features_only: give what enlargement starts from, [B, h, w, channels].
         """
 
-        def conv(features: int, size: int, name: str, **kwargs: Any) -> nn.Module:
-            return nn.Conv(features, (size, size), padding="SAME", name=name, **kwargs)
+        def conv(features: int, name: str, side: int = 3, **kwargs: Any) -> Conv:
+            return Conv(features, side, dtype=self.dtype, name=name, **kwargs)
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
+        def normed_conv(x: jax.Array, name: str, norm_name: str) -> jax.Array:
+            x = conv(self.channels, name, before_norm=self.norm != "none")(x)
             if self.norm == "none":
                 return x
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=BN_MOMENTUM,
-                epsilon=BN_EPSILON,
-                axis_name=self.axis_name,
-                name=name,
-            )(x)
+            return BatchNorm(train, axis_name=self.axis_name, name=norm_name)(x)
 
-        def activation(x: jax.Array, name: str) -> jax.Array:
+        def activation(x: jax.Array, name: str, shuffle: int = 1) -> jax.Array:
             if self.activation == "swish":
                 return nn.swish(x)
-            return PReLU(per_channel=self.prelu == "channel", name=name)(x)
+            return PReLU(self.prelu == "channel", shuffle, name=name)(x)
 
         def trunk() -> jax.Array:
             x = ranges.standardise(lr_image) if self.input == "imagenet" else lr_image
-            x = activation(conv(self.channels, self.kernel, "conv_in")(x), "prelu_in")
+            x = activation(conv(self.channels, "conv_in", self.kernel)(x), "prelu_in")
             skip = x
             for i in range(self.blocks):
-                y = norm(conv(self.channels, 3, f"block{i}_conv1")(x), f"block{i}_bn1")
+                y = normed_conv(x, f"block{i}_conv1", f"block{i}_bn1")
                 y = activation(y, f"block{i}_prelu")
-                x = x + norm(conv(self.channels, 3, f"block{i}_conv2")(y), f"block{i}_bn2")
-            if self.mid != "none":
-                x = conv(self.channels, 3, "conv_mid")(x)
-                x = activation(x, "prelu_mid") if self.mid == "prelu" else norm(x, "bn_mid")
-                x = skip + x
+                x = x + normed_conv(y, f"block{i}_conv2", f"block{i}_bn2")
+            if self.mid == "norm":
+                x = skip + normed_conv(x, "conv_mid", "bn_mid")
+            elif self.mid == "prelu":
+                x = skip + activation(conv(self.channels, "conv_mid")(x), "prelu_mid")
             return x
 
         x = trunk() if features is None else features
         if features_only:
             return x
         for i, factor in enumerate(STAGES[self.scale]):
+            is_last = i == len(STAGES[self.scale]) - 1
+            shuffle = factor if is_last and not self.hr_conv else 1  # still to be done
             if self.upsample == "nearest":
-                x = conv(self.channels, 3, f"up{i}_conv")(nearest(x, factor))
+                x, shuffle = conv(self.channels, f"up{i}_conv")(nearest(x, factor)), 1
             else:
                 init = nn.initializers.lecun_normal()
                 init = icnr(init, factor) if self.icnr else init
-                x = conv(factor**2 * self.channels, 3, f"up{i}_conv", kernel_init=init)(x)
-                x = depth_to_space(x, factor)
-            x = activation(x, f"up{i}_prelu")
+                x = conv(factor**2 * self.channels, f"up{i}_conv", kernel_init=init)(x)
+                x = x if shuffle > 1 else depth_to_space(x, factor)
+            x = activation(x, f"up{i}_prelu", shuffle)
         if self.hr_conv:
-            x = activation(conv(self.channels, 3, "conv_hr")(x), "prelu_hr")
+            x = activation(conv(self.channels, "conv_hr")(x), "prelu_hr")
 
+        kernel_init = Conv.kernel_init if self.base != "bicubic" else nn.initializers.zeros
+        x = conv(3, "conv_out", self.kernel, shuffle=shuffle, last=True, kernel_init=kernel_init)(x)
         if self.base == "bicubic":
-            x = conv(3, self.kernel, "conv_out", kernel_init=nn.initializers.zeros)(x)
-            base = resample.bicubic(lr_image, self.scale, quantise=False)
-            return ranges.unit_to_signed(base) + x
-        x = conv(3, self.kernel, "conv_out")(x)
+            return ranges.unit_to_signed(resample.bicubic(lr_image, self.scale, quantise=False)) + x
         if self.base == "bilinear":
             return ranges.unit_to_signed(resample.bilinear(lr_image, self.scale)) + x
         return jnp.tanh(x) if self.output == "tanh" else x

@@ -1,12 +1,18 @@
 """VGG19 (Simonyan and Zisserman 2015) up to its last pooling, every activation by name."""
 
+import functools
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from srgan_jax import ranges
+from srgan_jax.models.layers import Conv
+from srgan_jax.models.operations import max_pool
+
+Features = dict[str, jax.Array]
 
 # (convolutions, channels) of the five stages, each followed by a 2x2 max-pool.
 STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
@@ -52,24 +58,79 @@ class VGG19(nn.Module):
     Attributes:
       layers: names from `LAYERS`; `conv5_4` is before ReLU, `relu5_4` after.
       normalisation: that of the weights, whose first kernel takes RGB, whatever it was trained on.
+      dtype: what the convolutions compute in, and of the activations: float32 or bfloat16.
     """
 
     layers: tuple[str, ...] = ("relu5_4",)
     normalisation: Normalisation = CAFFE
+    dtype: str = "float32"
 
-    @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
-        x = ranges.standardise(ranges.signed_to_pixels(image), *self.normalisation)
-        deepest = max(LAYERS.index(layer) for layer in self.layers)
-        activations = {}
-        for name in LAYERS[: deepest + 1]:
-            if name.startswith("conv"):
-                features = STAGES[int(name[4]) - 1][1]
-                x = nn.Conv(features, (3, 3), padding=1, name=name)(x)
-            elif name.startswith("relu"):
-                x = nn.relu(x)
-            else:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x, activations = standardised(self, image), {}
+        for name in self.sequence:
+            x = self.layer(name, x)
             if name in self.layers:
                 activations[name] = x
         return activations
+
+    @property
+    def sequence(self) -> tuple[str, ...]:
+        """The layers up to the deepest of `layers`, in order."""
+        return LAYERS[: max(LAYERS.index(layer) for layer in self.layers) + 1]
+
+    @nn.compact
+    def layer(self, name: str, x: jax.Array) -> jax.Array:
+        """One of `LAYERS`, on the activations of the one before it."""
+        if name.startswith("conv"):
+            return Conv(STAGES[int(name[4]) - 1][1], dtype=self.dtype, name=name)(x)
+        return nn.relu(x) if name.startswith("relu") else max_pool(x)
+
+
+def standardised(vgg: VGG19, image: jax.Array) -> jax.Array:
+    """What the first layer takes, of an image [B, H, W, 3] in [-1, 1]."""
+    return ranges.standardise(ranges.signed_to_pixels(image), *vgg.normalisation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def compared(vgg: VGG19, params: Any, sr: jax.Array, hr: jax.Array) -> tuple[Features, Features]:
+    """The activations of SR and of HR, [B, H, W, 3] in [-1, 1] each, in one pass.
+
+    There is a gradient at SR alone, and only SR's half goes backwards.
+    """
+    return _compared_forward(vgg, params, sr, hr)[0]
+
+
+def _compared_forward(
+    vgg: VGG19, params: Any, sr: jax.Array, hr: jax.Array
+) -> tuple[tuple[Features, Features], tuple]:
+    x = standardised(vgg, jnp.concatenate([sr, hr]))
+    ours, theirs, seen = {}, {}, []
+    for name in vgg.sequence:
+        seen.append(x[: len(sr)])
+        x = jnp.asarray(vgg.apply({"params": params}, name, x, method="layer"))
+        if name in vgg.layers:
+            ours[name], theirs[name] = jnp.split(x, 2)
+    return (ours, theirs), (params, sr, seen)
+
+
+def _compared_backward(
+    vgg: VGG19, saved: tuple, gradients: tuple[Features, Features]
+) -> tuple[None, jax.Array, None]:
+    params, sr, seen = saved
+    at_features, _ = gradients
+    gradient = None
+    for name, x in zip(reversed(vgg.sequence), reversed(seen), strict=True):
+        if name in vgg.layers:
+            here = at_features[name]
+            gradient = here if gradient is None else gradient + here
+
+        def layer(x: jax.Array, name: str = name) -> jax.Array:
+            return jnp.asarray(vgg.apply({"params": params}, name, x, method="layer"))
+
+        # Of what this computes again, only ReLU's and the pooling's comparisons are needed.
+        (gradient,) = jax.vjp(layer, x)[1](gradient)
+    (gradient,) = jax.vjp(functools.partial(standardised, vgg), sr)[1](gradient)
+    return None, gradient, None
+
+
+compared.defvjp(_compared_forward, _compared_backward)

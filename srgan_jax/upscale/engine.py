@@ -61,15 +61,15 @@ class Engine:
 
         Raises: UserError where not even the smallest window fits (in `run`, too).
         """
-        self.generator, folded = network.fold(generator, variables)
+        folded, variables = network.fold(generator, variables)
+        self.generator = folded.clone(dtype=dtype)
         self.scale = generator.scale
         self.radius = tiles.radius_of(generator)
         self.dtype = dtype
-        cast = network.cast(folded, dtype).params
         under_way = UNDER_WAY.get(devices[0].platform, 2)
         self.workers = under_way * len(devices)
         self._free: queue.SimpleQueue[Device] = queue.SimpleQueue()
-        ready = [Device(device, jax.device_put(cast, device)) for device in devices]
+        ready = [Device(device, jax.device_put(variables.params, device)) for device in devices]
         for _ in range(under_way):
             for device in ready:
                 self._free.put(device)
@@ -111,7 +111,7 @@ class Engine:
                 for size, (first, end) in zip((height, width), piece.inside, strict=True)
             ]
         window, inside = jax.device_put((piece.pixels, inside), device.device)
-        features = network.features_of(self.generator, self.dtype, device.params, window, inside)
+        features = network.features_of(self.generator, device.params, window, inside)
         block = self._block(height, width)
         spans = [
             list(tiles.spans(*wanted, size, side, self.radius.enlargement))

@@ -15,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from srgan_jax import ranges
-from srgan_jax.models.generator import BN_EPSILON, Generator
+from srgan_jax.models.generator import Generator
+from srgan_jax.models.layers import BN_EPSILON, Conv
 from srgan_jax.state import Variables
-
-# Output channels for which `narrow_conv` is faster.
-NARROW = 4
 
 # Of ITU-R BT.601, for pictures whose three channels are nearly equal.
 LUMA = (0.299, 0.587, 0.114)
@@ -46,15 +44,6 @@ def fold(generator: Generator, variables: Variables) -> tuple[Generator, Variabl
     return generator.clone(norm="none"), Variables(folded, {})
 
 
-def cast(variables: Variables, dtype: Any) -> Variables:
-    """Variables for computing in `dtype`, but for the last convolution, which stays as it is."""
-    params = {
-        name: layer if name == "conv_out" else jax.tree.map(lambda x: jnp.asarray(x, dtype), layer)
-        for name, layer in variables.params.items()
-    }
-    return Variables(params, variables.batch_stats)
-
-
 def _apply(
     generator: Generator,
     params: Any,
@@ -70,60 +59,27 @@ def _apply(
     def mask(
         call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext
     ) -> Any:
-        if not isinstance(context.module, nn.Conv):
+        if inside is None or not isinstance(context.module, Conv):
             return call(*args, **kwargs)
         (x,) = args
         factor = x.shape[1] // image.shape[1]
-        if inside is not None:
-            rows, columns = (side.repeat(factor) for side in inside)
-            picture = rows[None, :, None, None] & columns[None, None, :, None]
-            x = jnp.where(picture, x, 0)
-        if context.module.features <= NARROW and jax.default_backend() == "cpu":
-            layer = params[context.module.name]
-            return narrow_conv(x, layer["kernel"]) + layer["bias"][None, None, None]
-        return call(x, **kwargs)
+        rows, columns = (side.repeat(factor) for side in inside)
+        picture = rows[None, :, None, None] & columns[None, None, :, None]
+        return call(jnp.where(picture, x, 0), **kwargs)
 
     with nn.intercept_methods(mask):
         return jnp.asarray(generator.apply({"params": params}, image, train=False, **part))
 
 
-def narrow_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of few output channels, by fewer and wider ones: the sum of its rows'.
-
-    XLA's convolution on CPUs computes 4, 8 or 16 output channels at once, so 3 are slow.
-
-    Args:
-      x: [B, h, w, C].
-      kernel: [k, k, C, few], k odd.
-
-    Returns: [B, h, w, few], zeros being around `x`.
-    """
-    side, _, channels, few = kernel.shape
-    x = x.astype(kernel.dtype)
-    wide = kernel.transpose(1, 2, 0, 3).reshape(1, side, channels, side * few)
-    reach, height = side // 2, x.shape[1]
-    rows = jax.lax.conv_general_dilated(
-        x,
-        wide,
-        window_strides=(1, 1),
-        padding=((reach, reach), (reach, reach)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    parts = (rows[:, i : i + height, :, few * i : few * (i + 1)] for i in range(side))
-    return functools.reduce(jnp.add, parts)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def features_of(
     generator: Generator,
-    dtype: Any,
     params: Any,
     window: jax.Array,
     inside: Sequence[jax.Array] | None,
 ) -> jax.Array:
-    """[h, w, 3] in [0, 1] to [h, w, channels], computed in `dtype`; `inside` as for `_apply`."""
-    image = window.astype(dtype)[None]
-    return _apply(generator, params, image, inside, features_only=True)[0]
+    """[h, w, 3] in [0, 1] to [h, w, channels]; `inside` as for `_apply`."""
+    return _apply(generator, params, window[None], inside, features_only=True)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from srgan_jax import config as config_lib
 from srgan_jax import weights as weights_lib
-from srgan_jax.benchmark import data, packing, rates, samples, turns, upscale
+from srgan_jax.benchmark import data, packing, rates, samples, train, turns, upscale
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
 from srgan_jax.upscale import tiles
@@ -37,52 +37,131 @@ def config(tmp_path, noise):
 
 
 @pytest.mark.slow
-def test_the_loop_is_measured_from_both_places(config, tmp_path, capsys):
-    data.benchmark(config, rounds=2, seconds=0.1, output=str(tmp_path / "rates.json"))
-    written = json.loads((tmp_path / "rates.json").read_text())
-    assert written["unit"] == "images/s"
-    assert [len(values) for values in written["rates"].values()] == [2, 2, 2]
-    assert all(rate > 0 for values in written["rates"].values() for rate in values)
-    first, *others = written["rates"]
+def test_the_loop_is_measured_from_both_places(config, capsys):
+    rows = data.benchmark(config, rounds=2, seconds=0.1)
+    assert [len(row["rounds"]) for row in rows] == [2, 2, 2]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    first, *others = (row["name"] for row in rows)
     assert first == "bare step"
     assert [name.split()[-1] for name in others] == ["device", "host"]
     assert "pictures on the device" in capsys.readouterr().out
 
 
 def test_packing_is_measured_and_leaves_nothing(config, tmp_path):
-    packing.benchmark(config, rounds=2, output=str(tmp_path / "rates.json"))
-    written = json.loads((tmp_path / "rates.json").read_text())
-    assert {name: len(values) for name, values in written["rates"].items()} == {
-        "decoded": 2,
-        "packed": 2,
-    }
+    rows = packing.benchmark(config, rounds=2)
+    assert {row["name"]: len(row["rounds"]) for row in rows} == {"decoded": 2, "packed": 2}
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_shares_are_of_the_same_round(capsys):
-    rates.report({"bare": [100.0, 10.0, 50.0], "loop": [90.0, 9.5, 50.0]}, "images/s", None)
+    first, second = rates.rows({"bare": [100.0, 10.0, 50.0], "loop": [90.0, 9.5, 50.0]}, "images")
     bare, loop = capsys.readouterr().out.splitlines()
     assert bare.split()[1:] == ["50.0", "images/s", "(10.0", "to", "100.0)", "100.0%"]
     assert loop.split()[1:] == ["50.0", "images/s", "(9.5", "to", "90.0)", "95.0%"]
+    assert [first["share"], second["share"]] == [1.0, 0.95]
 
 
 def test_what_cannot_be_measured_is_refused(config, tmp_path):
     config.data.cache = "none"
     with pytest.raises(UserError, match=r"data\.cache=none"):
-        packing.benchmark(config, rounds=1, output=None)
+        packing.benchmark(config, rounds=1)
     config.data.source = "builtin"
     with pytest.raises(UserError, match=r"data\.source=folder"):
-        packing.benchmark(config, rounds=1, output=None)
+        packing.benchmark(config, rounds=1)
     config.pretrain.steps = 0
     with pytest.raises(UserError, match=r"config\.pretrain has no steps"):
-        data.benchmark(config, rounds=1, seconds=0.1, output=None)
+        data.benchmark(config, rounds=1, seconds=0.1)
+
+
+SMALL_STEPS = [
+    "--config.generator.blocks=1",
+    "--config.generator.channels=4",
+    "--config.discriminator.channels=4",
+    "--config.discriminator.dense=8",
+    "--config.data.crop=32",
+    "--config.data.batch_size=2",
+    "--config.vgg.layers=('relu1_2',)",
+]
+
+
+@pytest.mark.slow
+def test_training_is_measured_in_both_phases(root):
+    """As a command, its figures alone on stdout."""
+    command = [sys.executable, "-m", "srgan_jax.benchmark", "train", "--json", "--batches=2,3"]
+    done = subprocess.run(
+        [*command, "--rounds=2", "--seconds=0.1", *SMALL_STEPS],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows] == [
+        f"{phase}, float32, batch {size}" for phase in ("pretrain", "gan") for size in (2, 3)
+    ]
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["step_seconds"])
+        assert row["share_of_peak"] == pytest.approx(
+            row["flop"] / row["step_seconds"] / row["peak_flops_per_second"]
+        )
+        assert len(row["rounds"]) == 2
+        assert min(row["compile_seconds"], row["peak_bytes"]) > 0
+        assert ("loop_share" in row) == (row["batch_size"] == 2)
+        assert "ratio" not in row
+    assert "images/s" in done.stderr
+
+
+@pytest.fixture
+def small_steps(config, monkeypatch):
+    """A config of both phases, measured without the loop or a compiler of PyTorch's."""
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    from srgan_jax.benchmark import torch_train
+
+    monkeypatch.setattr(torch_train, "ways", lambda _: {"eager": {"compiled": False}})
+    config.data.batch_size = 2
+    config.data.crop = 32
+    config.discriminator.channels = 4
+    config.discriminator.dense = 8
+    config.gan.steps = 10
+    config.vgg.path = "random"
+    config.vgg.layers = ("relu1_2",)
+    return config
+
+
+MEASURE = {"batches": [3], "dtypes": ["float32"], "against": "torch", "seconds": 0.05, "rounds": 2}
+
+
+def test_training_is_measured_against_pytorch(small_steps, capsys):
+    rows = train.benchmark(small_steps, **MEASURE)
+    assert [row["phase"] for row in rows] == ["pretrain", "gan"]
+    for row in rows:
+        own, theirs = row["rounds"], row["torch"]["eager"]["rounds"]
+        pairs = [other / mine for mine, other in zip(own, theirs, strict=True)]
+        assert row["ratio"] == pytest.approx(sum(pairs) / 2)
+        assert 0 < row["difference"] < 2e-3
+    assert capsys.readouterr().out.count("times faster than PyTorch") == 2
+
+
+def test_no_ratio_where_the_losses_differ(small_steps, monkeypatch):
+    from srgan_jax.benchmark import torch_train
+
+    class Wrong(torch_train.Trainer):
+        def step(self, lr_image, hr):
+            return super().step(lr_image, 0.9 * hr)
+
+    monkeypatch.setattr(torch_train, "Trainer", Wrong)
+    with pytest.raises(UserError, match=r"of step 1 .* more than rounding: no ratio"):
+        train.benchmark(small_steps, **MEASURE)
+    small_steps.ema_decay = 0.9
+    with pytest.raises(UserError, match="ema_decay"):
+        train.benchmark(small_steps, **MEASURE)
 
 
 def test_the_command_says_what_there_is_to_measure(root):
     command = [sys.executable, "-m", "srgan_jax.benchmark", "speed"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "python -m srgan_jax.benchmark data|pack|upscale" in done.stderr
+    assert "python -m srgan_jax.benchmark train|data|pack|upscale" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -116,17 +195,11 @@ def tiny(tmp_path_factory):
     return paths
 
 
-def test_upscaling_is_measured_against_pytorch(tiny, tmp_path, capsys):
+def test_upscaling_is_measured_against_pytorch(tiny, capsys):
     pytest.importorskip("torch", reason="compares with PyTorch")
-    output = tmp_path / "rows.json"
-    upscale.benchmark(
-        weights=str(tiny[0]),
-        sizes=[(12, 16)],
-        against="torch",
-        rounds=1,
-        output=str(output),
+    command, network = upscale.benchmark(
+        weights=str(tiny[0]), sizes=[(12, 16)], against="torch", rounds=1
     )
-    command, network = json.loads(output.read_text())["rows"]
     assert [command["name"], network["name"]] == ["command, 16x12", "network, 16x12"]
     for row in (command, network):
         for side in (row, row["torch"]):

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from srgan_jax.monitor import duration, say
 from srgan_jax.parallel import Parallel
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState
-from srgan_jax.steps import pretrain_step
+from srgan_jax.steps import gan_step, pretrain_step
 from srgan_jax.supply import Supply
 
 PLACEMENTS = ("device", "host")
@@ -25,21 +26,22 @@ PLACEMENTS = ("device", "host")
 Measure = Callable[[TrainState, int], TrainState]  # runs so many dispatches
 
 
-def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | None) -> None:
-    """Say, and write to `output`, how many images/s pre-training does.
+def benchmark(config: ConfigDict, *, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Say, and return as rows, how many images/s pre-training does.
 
     Bare: the compiled step, again and again on a batch that is on the devices. Against it the
     training loop with its metrics fetched and checked, the pictures on the device or on the host.
     Measured in turns, so that a machine that slows down slows all of them. Compiling, logs,
     validation and checkpoints are left out.
 
-    Raises: UserError where the config has no pre-training, or `output` cannot be written.
+    Raises: UserError where the config has no pre-training.
     """
     if not config_lib.has_steps(config, "pretrain"):
         raise UserError("config.pretrain has no steps: nothing to measure")
     parallel = Parallel(config.parallel, shard_optimizer=config.optim.sharded)
     parallel.check_batch(config.data.batch_size, config.optim.accumulate)
     pictures = recipes.load_pictures(config, progress=True)
+    config.gan.steps = 0
     phase, _ = recipes.make_phases(config, [2**31 - 1, 0], *recipes.load_content_network(config))
     steps = steps_per_dispatch(config, parallel)
     engines = {}
@@ -52,25 +54,40 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float, output: str | 
         for name, engine in engines.items()
     }
 
-    state = parallel.place_state(train.initial_state(config, phase))
-    for measure in measures.values():
-        state = measure(state, AHEAD)  # compiles
-    before = time.perf_counter()
-    state = measures["bare step"](state, 2 * AHEAD)
-    count = max(round(2 * AHEAD * seconds / (time.perf_counter() - before)), AHEAD)
     say(
         f"{len(parallel.devices)} x {parallel.devices[0].device_kind}, batch"
         f" {config.data.batch_size}, {steps} steps a dispatch, {rounds} rounds of about"
         f" {duration(seconds)} each"
     )
-    images = count * steps * config.data.batch_size
+    state = parallel.place_state(train.initial_state(config, phase))
+    first, *_ = engines.values()
+    rates = measured(measures, state, first, config.data.batch_size, seconds, rounds)
+    return rates_lib.rows(rates, "images")
+
+
+def measured(
+    measures: dict[str, Measure],
+    state: TrainState,
+    engine: Engine,
+    batch_size: int,
+    seconds: float,
+    rounds: int,
+) -> dict[str, list[float]]:
+    """Images/s of each, in turns of about so many seconds; the first tells how much fits in."""
+    for measure in measures.values():
+        state = measure(state, AHEAD)  # compiles
+    first, *_ = measures.values()
+    before = time.perf_counter()
+    state = first(state, 2 * AHEAD)
+    count = max(round(2 * AHEAD * seconds / (time.perf_counter() - before)), AHEAD)
+    images = count * engine.steps_per_dispatch * batch_size
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             before = time.perf_counter()
             state = measure(state, count)
             rates[name].append(images / (time.perf_counter() - before))
-    rates_lib.report(rates, "images/s", output)
+    return rates
 
 
 def bare(engine: Engine, phase: Phase) -> Measure:
@@ -85,9 +102,8 @@ def bare(engine: Engine, phase: Phase) -> Measure:
     def run(state: TrainState, count: int) -> TrainState:
         nonlocal program
         if program is None:
-            program = parallel.compile(
-                pretrain_step, phase.recipe, None, steps, state, vgg_params, batches
-            )
+            step = gan_step if phase.name == "gan" else pretrain_step
+            program = parallel.compile(step, phase.recipe, None, steps, state, vgg_params, batches)
         for _ in range(count):
             state, _ = program(state, vgg_params, batches)
         return jax.block_until_ready(state)

@@ -5,6 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,14 +17,14 @@ from srgan_jax.errors import UserError
 from srgan_jax.monitor import say
 
 
-def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
-    """Say, and write to `output`, how many pictures/s of `data.path` are decoded and packed.
+def benchmark(config: ConfigDict, *, rounds: int) -> list[dict[str, Any]]:
+    """Say, and return as rows, how many pictures/s of `data.path` are decoded and packed.
 
     Decoding: on all cores, what is read thrown away. Packing: into a new cache in a temporary
     folder of `data.cache`. In turns, after a first reading that warms the system's file cache.
 
-    Raises: UserError where there is no folder, its pictures cannot be used, or `output` or the
-      cache cannot be written.
+    Raises: UserError where there is no folder, its pictures cannot be used, or the cache cannot be
+      written.
     """
     data = config.data
     if data.source != "folder":
@@ -63,4 +64,4 @@ def benchmark(config: ConfigDict, *, rounds: int, output: str | None) -> None:
         f"{count} pictures, {rounds} rounds; cores busy of {sources.cores()}: {cores};"
         f" {(peak_memory(resource.RUSAGE_SELF) - held) / 1e6:.0f} MB of memory at most"
     )
-    rates_lib.report(rates, "pictures/s", output)
+    return rates_lib.rows(rates, "pictures")

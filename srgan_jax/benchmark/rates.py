@@ -1,32 +1,30 @@
-"""Rates that were measured in turns, printed and written."""
+"""Rates that were measured in turns."""
 
-import json
 import statistics
+from typing import Any
 
-from srgan_jax import files
 from srgan_jax.monitor import say
-from srgan_jax.workdir import environment
 
 
-def report(rates: dict[str, list[float]], unit: str, output: str | None) -> None:
+def rows(rates: dict[str, list[float]], unit: str) -> list[dict[str, Any]]:
     """Say each kind's median rate, lowest and highest, and its share of the first's in the median.
 
     Shares are taken within a round, so that the machine was the same.
 
     Args:
       rates: by kind, one a round.
-      unit: such as "images/s".
-      output: a JSON file for the rates and the machine, or None.
+      unit: of what, in a second, such as "images".
 
-    Raises: UserError where `output` cannot be written.
+    Returns: the same as rows of figures.
     """
     first, *_ = rates.values()
+    found = []
     for name, values in rates.items():
+        median = statistics.median(values)
         share = statistics.median(a / b for a, b in zip(values, first, strict=True))
         say(
-            f"{name:29} {statistics.median(values):9.1f} {unit}"
+            f"{name:29} {median:9.1f} {unit}/s"
             f"  ({min(values):.1f} to {max(values):.1f})  {share:6.1%}"
         )
-    if output:
-        with files.replacing(output) as aside:
-            aside.write_text(json.dumps({"unit": unit, "rates": rates, **environment()}) + "\n")
+        found.append({"name": name, f"{unit}_per_second": median, "rounds": values, "share": share})
+    return found

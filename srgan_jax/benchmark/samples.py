@@ -1,6 +1,7 @@
 """What is enlarged where speed is measured, and a network that needs no download."""
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from srgan_jax.data import sources
+from srgan_jax.data.degradation import Batch
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Variables, init_variables
@@ -34,6 +36,21 @@ def photograph(height: int, width: int) -> np.ndarray:
     """A built-in photograph in some size, uint8 [height, width, 3]."""
     image = sources.load(source="builtin", path="", split="validation").images[0]
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def batch(sizes: tuple[int, ...], crop: int, seed: int = 0) -> Batch:
+    """Crops of a built-in photograph, turned and mirrored, in arrays [*sizes, ...] on the host."""
+    rng = np.random.default_rng(seed)
+    picture = photograph(4 * crop, 4 * crop)
+    tops, lefts = rng.integers(0, 3 * crop + 1, (2, math.prod(sizes)))
+    crops = [
+        picture[top : top + crop, left : left + crop] for top, left in zip(tops, lefts, strict=True)
+    ]
+    return Batch(
+        np.stack(crops).reshape(*sizes, crop, crop, 3),
+        rng.integers(0, 8, sizes, np.int32),
+        rng.integers(0, 2**32, sizes, np.uint32),
+    )
 
 
 def random_variables(generator: Generator, seed: int = 0) -> Variables:

@@ -1,7 +1,6 @@
 """Enlarging pictures: the command as a user runs it and the network alone, against PyTorch's."""
 
 import functools
-import json
 import pathlib
 import statistics
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srgan_jax import files, images
+from srgan_jax import images
 from srgan_jax import weights as weights_lib
 from srgan_jax.benchmark import command, samples, turns
 from srgan_jax.benchmark.turns import Sample
@@ -24,7 +23,7 @@ from srgan_jax.models.generator import Generator
 from srgan_jax.monitor import say
 from srgan_jax.upscale import tiles
 from srgan_jax.upscale.upscaler import Upscaler
-from srgan_jax.workdir import environment, installed_version
+from srgan_jax.workdir import installed_version
 
 
 def benchmark(
@@ -33,9 +32,8 @@ def benchmark(
     sizes: list[tuple[int, int]],
     against: str | None,
     rounds: int,
-    output: str | None,
-) -> None:
-    """Say, and write to `output`, how many megapixels/s of SR come out.
+) -> list[dict[str, Any]]:
+    """Say, and return as rows, how many megapixels/s of SR come out.
 
     For each size the whole command, in a process of its own: first with nothing compiled, then
     again and again with what that left; and the network alone, in this process. Where there is
@@ -46,7 +44,6 @@ def benchmark(
       sizes: heights and widths of pictures, LR.
       against: "torch", or None.
       rounds: measurements of each, beside the first.
-      output: a JSON file for the figures, or None.
 
     Raises: UserError where something is not there, fails, or gives other pictures than ours.
     """
@@ -74,11 +71,7 @@ def benchmark(
             row = network_row(upscaler, size, theirs, rounds)
             rows.append(row)
             say(_line(row))
-    if output:
-        told = {"rows": rows, **environment()}
-        told["packages"] |= {"torch": installed_version("torch")} if against else {}
-        with files.replacing(output) as aside:
-            aside.write_text(json.dumps(told) + "\n")
+    return rows
 
 
 class TorchSide:

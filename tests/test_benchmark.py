@@ -165,6 +165,14 @@ def test_the_command_says_what_there_is_to_measure(root):
     assert done.stderr.count("\n") == 1
 
 
+def test_what_cannot_be_compared_is_refused(root):
+    command = [sys.executable, "-m", "srgan_jax.benchmark", "data", "--against=torch"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "nothing to compare data with" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_determinism_is_asked_for(root):
     """Here of flags that say otherwise, which then are refused."""
     command = [

@@ -6,6 +6,7 @@ network alone.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -52,6 +53,10 @@ def main(argv: Sequence[str]) -> None:
     """Measure what the argument names."""
     if list(argv[1:]) not in [[what] for what in WHAT]:
         raise UserError(f"say what to measure: python -m srgan_jax.benchmark {'|'.join(WHAT)}")
+    if AGAINST.value and argv[1] not in ("train", "upscale"):
+        raise UserError(f"--against={AGAINST.value}: there is nothing to compare {argv[1]} with")
+    if AGAINST.value and not importlib.util.find_spec(AGAINST.value):
+        raise UserError(f"--against={AGAINST.value}: not installed: pip install -e .[convert]")
     with contextlib.redirect_stdout(sys.stderr) if JSON.value else contextlib.nullcontext():
         rows = _upscale() if argv[1] == "upscale" else _of_config(argv[1])
     told = {"rows": rows, **environment()}

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
@@ -121,7 +122,9 @@ def trace(form: Forms, images: int, devices: int, platform: str | None = None) -
     traced = jax.make_jaxpr(step, axis_env=[(AXIS, devices)])(
         state, form.vgg_params, form.batch(recipe.batches_per_step * images)
     )
-    return count(traced.jaxpr, platform)
+    # Without what nothing uses, as it is compiled.
+    used, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return count(used, platform)
 
 
 def count(jaxpr: core.Jaxpr, platform: str | None = None) -> Count:

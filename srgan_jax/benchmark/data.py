@@ -18,7 +18,7 @@ from srgan_jax.monitor import duration, say
 from srgan_jax.parallel import Parallel
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState
-from srgan_jax.steps import gan_step, pretrain_step
+from srgan_jax.steps import pretrain_step
 from srgan_jax.supply import Supply
 
 PLACEMENTS = ("device", "host")
@@ -41,6 +41,7 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float) -> list[dict[s
     parallel = Parallel(config.parallel, shard_optimizer=config.optim.sharded)
     parallel.check_batch(config.data.batch_size, config.optim.accumulate)
     pictures = recipes.load_pictures(config, progress=True)
+    config = config.copy_and_resolve_references()
     config.gan.steps = 0
     phase, _ = recipes.make_phases(config, [2**31 - 1, 0], *recipes.load_content_network(config))
     steps = steps_per_dispatch(config, parallel)
@@ -91,7 +92,7 @@ def measured(
 
 
 def bare(engine: Engine, phase: Phase) -> Measure:
-    """The compiled step on one batch."""
+    """The compiled step of pre-training on one batch."""
     parallel, steps = engine.parallel, engine.steps_per_dispatch
     vgg_params = parallel.replicate(phase.vgg_params)
     calls = Calls(0, steps, steps)
@@ -102,8 +103,9 @@ def bare(engine: Engine, phase: Phase) -> Measure:
     def run(state: TrainState, count: int) -> TrainState:
         nonlocal program
         if program is None:
-            step = gan_step if phase.name == "gan" else pretrain_step
-            program = parallel.compile(step, phase.recipe, None, steps, state, vgg_params, batches)
+            program = parallel.compile(
+                pretrain_step, phase.recipe, None, steps, state, vgg_params, batches
+            )
         for _ in range(count):
             state, _ = program(state, vgg_params, batches)
         return jax.block_until_ready(state)

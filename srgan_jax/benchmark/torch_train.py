@@ -2,7 +2,8 @@
 
 Networks, losses, float32 parameters, Adam and batch are ours. What differs does not reach training:
 running variances are PyTorch's, of n - 1 degrees of freedom, and D's statistics also move by its
-pass in G's update; and the norms of gradients that our steps report are not computed.
+pass in G's update; the norms of gradients that our steps report are not computed, but gradients of
+the 40 biases that BatchNorm takes away again are, as PyTorch's users do.
 
 `ways` are those that are measured. Slower were, on two cores of a CPU with AVX-512: G by
 `torch.compile`, and pixel shuffle by views; flushing denormals made no difference. On CUDA, TF32
@@ -27,6 +28,11 @@ from srgan_jax.models import vgg as flax_vgg
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Params, Variables
 from srgan_jax.weights import architecture
+
+
+def has(device: str) -> bool:
+    """Whether PyTorch can use it, "cpu" or "cuda"."""
+    return device == "cpu" or torch.cuda.is_available()
 
 
 def ways(device: str) -> dict[str, dict[str, bool]]:

@@ -1,7 +1,7 @@
 """What the layers compute, in fast forms: exact rewrites, tested equal to the plain ones.
 
 Where a platform wants another form than the rest, the choice is made when a program is lowered for
-it. docs/performance.md tells what each of them brings.
+it. docs/performance.md tells what each of them brings. Gradients are taken backwards only.
 """
 
 import functools
@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+# Positions that a product adds up one after the other, in float32.
+LONGEST_SUM = 1024
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
@@ -184,8 +187,9 @@ def _kernel_gradient_turned(side: int, x: jax.Array, gradient: jax.Array) -> jax
 def channel_sum(x: jax.Array, groups: int = 1) -> jax.Array:
     """The sums over all positions of each of G equal parts of a batch, [B, ..., C] to [G, C].
 
-    On CPUs a matrix product, which reads memory in order and on all cores, as XLA's sum over
-    leading axes does not. Backwards it is `spread`.
+    On CPUs first by matrix products, which read memory in order and on all cores, as XLA's sum over
+    leading axes does not; of so many positions each that rounding stays that of a sum in parts.
+    Backwards it is `spread`.
     """
     return _channel_sum(x, groups)
 
@@ -193,12 +197,16 @@ def channel_sum(x: jax.Array, groups: int = 1) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)  # traced once for each shape: there are many
 def _channel_sum(x: jax.Array, groups: int) -> jax.Array:
     x = x.reshape(groups, -1, x.shape[-1])
+    return lax.platform_dependent(x, cpu=_sum_by_products, default=lambda x: x.sum(1))
 
-    def product(x: jax.Array) -> jax.Array:
-        members = np.repeat(np.eye(groups, dtype=x.dtype), x.shape[1], axis=1)
-        return jnp.dot(members, x.reshape(-1, x.shape[-1]))
 
-    return lax.platform_dependent(x, cpu=product, default=lambda x: x.sum(1))
+def _sum_by_products(x: jax.Array) -> jax.Array:
+    groups, count, channels = x.shape
+    block = max(size for size in range(1, LONGEST_SUM + 1) if count % size == 0)
+    parts = x.reshape(-1, block, channels)
+    ones = jnp.ones((len(parts), 1, block), x.dtype)
+    sums = lax.dot_general(ones, parts, (((2,), (1,)), ((0,), (0,))))
+    return sums.reshape(groups, -1, channels).sum(1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -18,8 +18,8 @@ from srgan_jax.steps import Metrics, Recipe
 
 AXIS = "devices"
 
-# Of XLA. On CPUs, Eigen's convolutions: YNNPACK's, which newer versions prefer, need three times
-# as long for a kernel's gradient.
+# Of XLA. On CPUs, Eigen's convolutions: YNNPACK's, which newer versions prefer, need up to three
+# times as long for a kernel's gradient.
 COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}
 }

@@ -112,7 +112,7 @@ def test_training_is_measured_in_both_phases(root):
 
 
 @pytest.fixture
-def small_steps(config, monkeypatch):
+def small_steps(config, monkeypatch, quick_compile):
     """A config of both phases, measured without the loop or a compiler of PyTorch's."""
     pytest.importorskip("torch", reason="compares with PyTorch")
     from srgan_jax.benchmark import torch_train

@@ -16,6 +16,8 @@ from srgan_jax.models.layers import BatchNorm, Conv, PReLU
 from srgan_jax.models.vgg import VGG19, compared
 from srgan_jax.state import init_variables
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)

@@ -42,7 +42,7 @@ def icnr(initializer: Initializer, factor: int) -> Initializer:
     1707.02937), which removes the checkerboard that independent ones start with.
     """
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: str = "float32") -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         sub_kernel = initializer(key, (*shape[:-1], shape[-1] // factor**2), dtype)
         return jnp.tile(sub_kernel, (1,) * (len(shape) - 1) + (factor**2,))
 

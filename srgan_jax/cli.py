@@ -27,6 +27,17 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(reason) from error
 
 
+def whole_numbers(given: Sequence[str], flag: str) -> list[int]:
+    """What a list flag holds, each at least 1. Raises: UserError, naming the flag."""
+    try:
+        numbers = [int(text) for text in given]
+    except ValueError as error:
+        raise UserError(f"{flag}={','.join(given)}: must be whole numbers") from error
+    if any(number < 1 for number in numbers):
+        raise UserError(f"{flag}={','.join(given)}: must be at least 1")
+    return numbers
+
+
 def run(
     main: Callable[[Sequence[str]], Any],
     parser: Callable[[Sequence[str]], list[str]] = parse_flags,

@@ -241,6 +241,11 @@ def has_steps(config: ConfigDict, name: str) -> bool:
     return any(config[name][unit] for unit in LENGTHS)
 
 
+def compares_features(config: ConfigDict) -> bool:
+    """Whether a phase that is trained needs VGG19."""
+    return any(config[name].content.vgg and has_steps(config, name) for name in PHASES)
+
+
 def learning_rate_of(config: ConfigDict, name: str) -> float:
     """The learning rate of a phase: its own, or the common one."""
     own = config[name].learning_rate

@@ -81,10 +81,7 @@ def optimizer(
 
 def load_content_network(config: ConfigDict) -> tuple[VGG19 | None, Params]:
     """VGG19 where a phase's content loss needs it. Raises: UserError where it cannot be had."""
-    if any(
-        config[name].content.vgg and config_lib.has_steps(config, name)
-        for name in config_lib.PHASES
-    ):
+    if config_lib.compares_features(config):
         return vgg19.load(config.vgg.path, tuple(config.vgg.layers))
     return None, {}
 

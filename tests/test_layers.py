@@ -37,13 +37,13 @@ def assert_same(ours, theirs, **tolerance):
 @pytest.mark.parametrize("side", [3, 9])
 def test_a_narrow_convolution_is_the_convolution(side):
     args = normal(2, 12, 15, 5), normal(side, side, 5, 3)
-    assert_same(pulled(operations.narrow_conv, *args), pulled(operations.conv, *args))
+    assert_same(pulled(operations.narrow_conv, *args), pulled(operations.plain_conv, *args))
 
 
 def test_forms_of_other_platforms():
     """What is not run on CPUs, run on one."""
     x, kernel, gradient = normal(2, 12, 15, 5), normal(9, 9, 5, 3), normal(2, 12, 15, 3, seed=1)
-    expected = jax.vjp(lambda kernel: operations.conv(x, kernel), kernel)[1](gradient)[0]
+    expected = jax.vjp(lambda kernel: operations.plain_conv(x, kernel), kernel)[1](gradient)[0]
     ours = operations._kernel_gradient(kernel, x, gradient)
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
 
@@ -70,7 +70,7 @@ def test_a_halving_convolution_is_the_convolution(height, width):
     args = normal(2, height, width, 5), normal(3, 3, 5, 4)
 
     def plain(x, kernel):
-        return operations.conv(x, kernel, stride=2)
+        return operations.plain_conv(x, kernel, stride=2)
 
     assert_same(pulled(operations.halving_conv, *args), pulled(plain, *args))
 
@@ -81,11 +81,11 @@ def test_the_pixel_shuffle_may_come_after_the_convolution(side, factor):
     args = normal(2, 5, 7, factor**2 * 4), normal(side, side, 4, 3)
 
     def before(x, kernel):
-        return operations.conv(operations.depth_to_space(x, factor), kernel)
+        return operations.plain_conv(operations.depth_to_space(x, factor), kernel)
 
     def after(x, kernel):
         wide = operations.shuffled_kernel(kernel, factor)
-        return operations.depth_to_space(operations.conv(x, wide), factor)
+        return operations.depth_to_space(operations.plain_conv(x, wide), factor)
 
     assert_same(pulled(after, *args), pulled(before, *args))
 

@@ -86,19 +86,12 @@ def _of_config(what: str) -> list[dict[str, Any]]:
         return data.benchmark(config, rounds=ROUNDS.value, seconds=SECONDS.value)
     return train.benchmark(
         config,
-        batches=_batches() or [config.data.batch_size],
+        batches=cli.whole_numbers(BATCHES.value, "--batches") or [config.data.batch_size],
         dtypes=DTYPES.value or train.usual_dtypes(config),
         against=AGAINST.value,
         seconds=SECONDS.value,
         rounds=ROUNDS.value,
     )
-
-
-def _batches() -> list[int]:
-    for text in BATCHES.value:
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"--batches={text}: give whole numbers of images, such as 16,128")
-    return [int(text) for text in BATCHES.value]
 
 
 def _upscale() -> list[dict[str, Any]]:

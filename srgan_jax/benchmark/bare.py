@@ -1,78 +1,109 @@
-"""The bare step on one device of this machine, timed at several batch sizes."""
+"""The bare step: compiled as training compiles it, and run on a batch that is on the devices."""
 
+import dataclasses
 import statistics
 import time
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from srgan_jax import train
+from srgan_jax.benchmark import samples, turns
 from srgan_jax.benchmark.counts import Forms
+from srgan_jax.data.degradation import Batch
 from srgan_jax.engine import steps_per_dispatch
 from srgan_jax.monitor import say
-from srgan_jax.parallel import Parallel
+from srgan_jax.parallel import Parallel, Program
+from srgan_jax.state import Params, TrainState
 
 ROUNDS = 5
 
 
-def measure(
-    config: ConfigDict, forms: list[Forms], form: Forms, batches: list[int], seconds: float
-) -> dict[int, float]:
-    """Seconds a step by batch size, the median of rounds of about `seconds` together; says them.
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    """A compiled step, what it starts from, and what it takes.
 
-    Random crops, a random VGG19: what is computed does not depend on them. Compiling is left out.
+    Attributes:
+      state: at the phase's first step.
+      data: of one dispatch.
+      steps: in a dispatch.
     """
-    device = jax.devices()[0]
-    parallel = Parallel("jit", [device])
+
+    program: Program
+    state: TrainState
+    vgg_params: Params
+    data: Batch
+    steps: int
+    compile_seconds: float
+
+    def run(self, state: TrainState, count: int) -> TrainState:
+        """So many dispatches, from a state that is donated."""
+        for _ in range(count):
+            state, _ = self.program(state, self.vgg_params, self.data)
+        return jax.block_until_ready(state)
+
+    def way(self) -> turns.Way:
+        """Step after step, each from where the last one came to."""
+        state = self.first_state()
+
+        def run(steps: int) -> float:
+            nonlocal state
+            dispatches = max(steps // self.steps, 1)
+            before = time.perf_counter()
+            state = self.run(state, dispatches)
+            return (time.perf_counter() - before) / (dispatches * self.steps)
+
+        return run
+
+    def first_state(self) -> TrainState:
+        """A copy of `state`, to be donated."""
+        return jax.tree.map(jnp.copy, self.state)
+
+
+def prepare(
+    config: ConfigDict, form: Forms, parallel: Parallel, vgg_params: Params, batch: int
+) -> Bare:
+    """The program of a phase, for crops of a built-in photograph, `batch` of them a step."""
     steps = steps_per_dispatch(config, parallel)
     recipe = form.phase.recipe
-    made = jax.jit(lambda: _variables(config, forms, form))()
-    vgg_params = parallel.replicate(_random(form.vgg_params))
-    say(f"{form.phase.name}: one device, {device.device_kind}, {steps} steps a dispatch")
+    parts, share = recipe.batches_per_step, parallel.share(batch)
+
+    def make() -> TrainState:
+        first = train.initial_state(config, form.phase)
+        return first if form.state.discriminator is None else train.enter_gan(
+            config, form.phase, first
+        )  # fmt: skip
+
+    state = parallel.place_state(jax.device_get(jax.jit(make)()))
+    vgg_params = parallel.replicate(vgg_params if recipe.vgg else {})
+    crops = samples.batch((steps, parts * (share.stop - share.start)), config.data.crop)
+    data = parallel.place_batches(crops, parts)
+    before = time.perf_counter()
+    program = parallel.compile(form.step, recipe, None, steps, state, vgg_params, data)
+    return Bare(program, state, vgg_params, data, steps, time.perf_counter() - before)
+
+
+def measure(
+    config: ConfigDict, form: Forms, batches: list[int], seconds: float
+) -> dict[int, float]:
+    """Seconds a step on one device by batch size, the median of rounds of about `seconds` together.
+
+    Says them. VGG19 has random weights: what is computed does not depend on them.
+    """
+    parallel = Parallel("jit", jax.devices()[:1])
+    vgg_params = samples.random_vgg(form.phase.recipe.vgg) if form.phase.recipe.vgg else {}
+    steps = steps_per_dispatch(config, parallel)
+    kind = parallel.devices[0].device_kind
+    say(f"{form.phase.name}: one device, {kind}, {steps} steps a dispatch")
     found = {}
     for size in batches:
-        state = parallel.place_state(jax.tree.map(lambda x: x.copy(), made))
-        shapes = form.batch(1, steps, recipe.batches_per_step * size)
-        data = jax.device_put(_random(shapes), parallel.split)
-        program = parallel.compile(form.step, recipe, None, steps, state, vgg_params, data)
-        state = jax.block_until_ready(program(state, vgg_params, data)[0])  # the first is slower
-        rates, count = [], 1
-        for _ in range(ROUNDS + 1):
-            before = time.perf_counter()
-            for _ in range(count):
-                state, _ = program(state, vgg_params, data)
-            jax.block_until_ready(state)
-            took = (time.perf_counter() - before) / count
-            rates.append(took / steps)
-            count = max(round(seconds / ROUNDS / took), 1)
-        del rates[0]  # it only told how many fit
-        found[size] = statistics.median(rates)
+        way = prepare(config, form, parallel, vgg_params, size).way()
+        (took,) = turns.in_rounds({"bare": way}, seconds / ROUNDS, ROUNDS).values()
+        found[size] = statistics.median(took)
         say(
             f"  batch {size:4}  {1e3 * found[size]:9.2f} ms"
-            f"  ({1e3 * min(rates):.2f} to {1e3 * max(rates):.2f})"
+            f"  ({1e3 * min(took):.2f} to {1e3 * max(took):.2f})"
             f"  {size / found[size]:9.1f} images/s"
         )
     return found
-
-
-def _variables(config: ConfigDict, forms: list[Forms], form: Forms) -> object:
-    """The state at the phase's first step."""
-    first = train.initial_state(config, forms[0].phase)
-    if form.state.discriminator is None:
-        return first
-    return train.enter_gan(config, form.phase, first)
-
-
-def _random(shapes: object) -> object:
-    """Arrays of these shapes: small numbers, or any bytes."""
-    rng = np.random.default_rng(0)
-
-    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        if shape.dtype == np.uint8:
-            return rng.integers(0, 256, shape.shape, np.uint8)
-        if shape.dtype == np.float32:
-            return rng.normal(0, 0.02, shape.shape).astype(np.float32)
-        return np.zeros(shape.shape, shape.dtype)
-
-    return jax.tree.map(draw, shapes)

@@ -79,11 +79,14 @@ class Forms:
         return {name: network for name, network in found.items() if network is not None}
 
 
-def forms(config: ConfigDict) -> list[Forms]:
-    """Of the phases that the config trains. Neither pictures nor VGG19's weights are needed."""
-    vgg, vgg_params = None, {}
-    if any(config[name].content.vgg for name in config_lib.PHASES):
-        vgg = VGG19(layers=tuple(config.vgg.layers))
+def forms(config: ConfigDict, vgg: VGG19 | None = None) -> list[Forms]:
+    """Of the phases that the config trains. Neither pictures nor VGG19's weights are needed.
+
+    `vgg` is that of loaded weights, where there are any.
+    """
+    vgg_params = {}
+    if config_lib.compares_features(config):
+        vgg = vgg or VGG19(layers=tuple(config.vgg.layers))
         vgg_params = jax.eval_shape(vgg.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))["params"]
     # The lengths are in the schedules only.
     phases = recipes.make_phases(config, [2**31 - 1] * 2, vgg, vgg_params)

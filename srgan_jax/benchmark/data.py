@@ -1,5 +1,6 @@
 """The training loop against the bare step: what batches, dispatches and their checks cost."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable
@@ -9,16 +10,16 @@ import jax
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
-from srgan_jax import loop, recipes, train
+from srgan_jax import loop, recipes
+from srgan_jax.benchmark import bare as bare_lib
+from srgan_jax.benchmark import counts, samples
 from srgan_jax.benchmark import rates as rates_lib
-from srgan_jax.data.batches import Calls
-from srgan_jax.engine import AHEAD, Engine, steps_per_dispatch
+from srgan_jax.engine import AHEAD, Engine
 from srgan_jax.errors import UserError
 from srgan_jax.monitor import duration, say
 from srgan_jax.parallel import Parallel
 from srgan_jax.recipes import Phase
 from srgan_jax.state import TrainState
-from srgan_jax.steps import pretrain_step
 from srgan_jax.supply import Supply
 
 PLACEMENTS = ("device", "host")
@@ -42,14 +43,18 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float) -> list[dict[s
     parallel.check_batch(config.data.batch_size, config.optim.accumulate)
     pictures = recipes.load_pictures(config, progress=True)
     config = config.copy_and_resolve_references()
+    config_lib.set_length(config.gan, "steps")
     config.gan.steps = 0
-    phase, _ = recipes.make_phases(config, [2**31 - 1, 0], *recipes.load_content_network(config))
-    steps = steps_per_dispatch(config, parallel)
+    vgg, vgg_params = samples.content_network(config)
+    (form,) = counts.forms(config, vgg)
+    phase = dataclasses.replace(form.phase, vgg_params=vgg_params)
+    bare = bare_lib.prepare(config, form, parallel, vgg_params, config.data.batch_size)
+    steps = bare.steps
     engines = {}
     for config.data.placement in PLACEMENTS:
         supply = Supply.from_config(config, parallel, *pictures)
         engines[config.data.placement] = Engine(parallel, supply, steps)
-    measures: dict[str, Measure] = {"bare step": bare(engines["host"], phase)}
+    measures: dict[str, Measure] = {"bare step": bare.run}
     measures |= {
         f"loop, pictures on the {name}": looped(config, engine, phase)
         for name, engine in engines.items()
@@ -60,57 +65,32 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float) -> list[dict[s
         f" {config.data.batch_size}, {steps} steps a dispatch, {rounds} rounds of about"
         f" {duration(seconds)} each"
     )
-    state = parallel.place_state(train.initial_state(config, phase))
-    first, *_ = engines.values()
-    rates = measured(measures, state, first, config.data.batch_size, seconds, rounds)
+    images = steps * config.data.batch_size
+    rates = measured(measures, bare.first_state(), images, seconds, rounds)
     return rates_lib.rows(rates, "images")
 
 
 def measured(
     measures: dict[str, Measure],
     state: TrainState,
-    engine: Engine,
-    batch_size: int,
+    images: int,
     seconds: float,
     rounds: int,
 ) -> dict[str, list[float]]:
-    """Images/s of each, in turns of about so many seconds; the first tells how much fits in."""
+    """Images/s of each, `images` a dispatch, in turns of about so many seconds."""
     for measure in measures.values():
         state = measure(state, AHEAD)  # compiles
-    first, *_ = measures.values()
+    first, *_ = measures.values()  # tells how many fit in
     before = time.perf_counter()
     state = first(state, 2 * AHEAD)
     count = max(round(2 * AHEAD * seconds / (time.perf_counter() - before)), AHEAD)
-    images = count * engine.steps_per_dispatch * batch_size
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
             before = time.perf_counter()
             state = measure(state, count)
-            rates[name].append(images / (time.perf_counter() - before))
+            rates[name].append(count * images / (time.perf_counter() - before))
     return rates
-
-
-def bare(engine: Engine, phase: Phase) -> Measure:
-    """The compiled step of pre-training on one batch."""
-    parallel, steps = engine.parallel, engine.steps_per_dispatch
-    vgg_params = parallel.replicate(phase.vgg_params)
-    calls = Calls(0, steps, steps)
-    with engine.supply.batches(0, phase.recipe.batches_per_step, calls) as (_, made):
-        batches = next(made)
-    program = None
-
-    def run(state: TrainState, count: int) -> TrainState:
-        nonlocal program
-        if program is None:
-            program = parallel.compile(
-                pretrain_step, phase.recipe, None, steps, state, vgg_params, batches
-            )
-        for _ in range(count):
-            state, _ = program(state, vgg_params, batches)
-        return jax.block_until_ready(state)
-
-    return run
 
 
 def looped(config: ConfigDict, engine: Engine, phase: Phase) -> Measure:

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from srgan_jax.benchmark import turns
 from srgan_jax.monitor import say
 
 
@@ -21,7 +22,7 @@ def rows(rates: dict[str, list[float]], unit: str) -> list[dict[str, Any]]:
     found = []
     for name, values in rates.items():
         median = statistics.median(values)
-        share = statistics.median(a / b for a, b in zip(values, first, strict=True))
+        share = turns.ratio(values, of=first)
         say(
             f"{name:29} {median:9.1f} {unit}/s"
             f"  ({min(values):.1f} to {max(values):.1f})  {share:6.1%}"

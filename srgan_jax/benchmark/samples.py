@@ -1,4 +1,4 @@
-"""What is enlarged where speed is measured, and a network that needs no download."""
+"""What is enlarged and trained on where speed is measured, and networks without a download."""
 
 import functools
 import math
@@ -8,13 +8,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
+from srgan_jax import config as config_lib
+from srgan_jax import recipes
 from srgan_jax.data import sources
 from srgan_jax.data.degradation import Batch
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
-from srgan_jax.state import Variables, init_variables
+from srgan_jax.models.vgg import VGG19
+from srgan_jax.state import Params, Variables, init_variables
 
 SPREAD = 0.4  # the standard deviation that a random network's output gets, of [-1, 1]
 
@@ -51,6 +55,20 @@ def batch(sizes: tuple[int, ...], crop: int, seed: int = 0) -> Batch:
         rng.integers(0, 8, sizes, np.int32),
         rng.integers(0, 2**32, sizes, np.uint32),
     )
+
+
+def content_network(config: ConfigDict) -> tuple[VGG19 | None, Params]:
+    """As training loads it; of `vgg.path="random"` with random weights, which are as fast."""
+    if config.vgg.path != "random" or not config_lib.compares_features(config):
+        return recipes.load_content_network(config)
+    vgg = VGG19(layers=tuple(config.vgg.layers))
+    return vgg, random_vgg(vgg)
+
+
+def random_vgg(vgg: VGG19) -> Params:
+    """Parameters of VGG19, on the host."""
+    make = jax.jit(lambda key: vgg.init(key, jnp.zeros((1, 32, 32, 3)))["params"])
+    return jax.tree.map(np.asarray, make(jax.random.key(0)))
 
 
 def random_variables(generator: Generator, seed: int = 0) -> Variables:

@@ -58,14 +58,13 @@ def main(argv: Sequence[str]) -> None:
     given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Machine)}
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     machine = dataclasses.replace(MACHINES[MACHINE.value], **own)
-    device_counts = _whole(DEVICES.value, "--devices")
-    measured = _whole(MEASURE.value, "--measure")
+    device_counts = cli.whole_numbers(DEVICES.value, "--devices")
+    measured = cli.whole_numbers(MEASURE.value, "--measure")
 
     from srgan_jax.benchmark import bare, counts  # late: a mistyped flag is answered at once
     from srgan_jax.parallel import Parallel
 
-    every = counts.forms(config)
-    forms = [form for form in every if PHASE.value in (None, form.phase.name)]
+    forms = [form for form in counts.forms(config) if PHASE.value in (None, form.phase.name)]
     if not forms:
         raise UserError("the config trains no such phase: nothing to count")
     if len(forms) > 1 and (RATE.value or FLOOR.value):
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
             say(counts.describe_compiled(form, Parallel(config.parallel), parts))
         timed = None
         if measured:
-            found = bare.measure(config, every, form, measured, SECONDS.value)
+            found = bare.measure(config, form, measured, SECONDS.value)
             timed = min(found.values()), min(took / size for size, took in found.items())
 
         def device_of(load: Load, n: int, timed: tuple[float, float] | None = timed) -> Device:
@@ -156,16 +155,6 @@ def _line(row: dict[str, Any]) -> str:
         f"  {row['images_per_second']:10.0f}  {row['efficiency']:10.0%}  {row['enough']:6}"
         f"  {row['learning_rate']:11.1e}"
     )
-
-
-def _whole(given: Sequence[str], flag: str) -> list[int]:
-    try:
-        numbers = [int(text) for text in given]
-    except ValueError as error:
-        raise UserError(f"{flag}={','.join(given)}: must be whole numbers") from error
-    if any(number < 1 for number in numbers):
-        raise UserError(f"{flag}={','.join(given)}: must be at least 1")
-    return numbers
 
 
 if __name__ == "__main__":

@@ -105,8 +105,7 @@ class VGG19(nn.Module):
     def __init__(self, module: flax_vgg.VGG19) -> None:
         super().__init__()
         self.layers = module.layers
-        deepest = max(flax_vgg.LAYERS.index(layer) for layer in module.layers)
-        self.needed = flax_vgg.LAYERS[: deepest + 1]
+        self.needed = flax_vgg.layers_needed(module.layers)
         inputs = 3
         for name in flax_vgg.convolutions_needed(module.layers):
             features = flax_vgg.STAGES[int(name[4]) - 1][1]

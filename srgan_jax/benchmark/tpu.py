@@ -122,13 +122,13 @@ def main(argv: Sequence[str]) -> None:
             f"--topology={TOPOLOGY.value}: {first_line(error)}; it needs pip install -e '.[tpu]'"
         ) from error
     kind = devices[0].device_kind  # type: ignore[attr-defined]
-    numbers = []
-    for text in DEVICES.value:
-        if not text.isdecimal() or not 1 <= int(text) <= len(devices):
-            raise UserError(f"--devices={text}: give numbers from 1 to {len(devices)}")
-        if BATCH.value % int(text):
-            raise UserError(f"--batch={BATCH.value}: cannot be split over {text} devices")
-        numbers.append(int(text))
+    numbers = cli.whole_numbers(DEVICES.value, "--devices")
+    for number in numbers:
+        if number > len(devices) or BATCH.value % number:
+            raise UserError(
+                f"--devices={number}: there are {len(devices)}, and --batch={BATCH.value} has to be"
+                " a multiple"
+            )
     folder = files.make_folder(OUTPUT.value, "--output") if OUTPUT.value else None
     jax.config.update("jax_exec_time_optimization_effort", EFFORT.value)
     forms = [form for form in counts.forms(config) if PHASE.value in (None, form.phase.name)]

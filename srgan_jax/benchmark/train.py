@@ -8,21 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from srgan_jax import config as config_lib
-from srgan_jax import recipes, train
-from srgan_jax.benchmark import counts, data, samples
+from srgan_jax import recipes
+from srgan_jax.benchmark import bare, counts, data, samples, turns
+from srgan_jax.benchmark.bare import Bare
 from srgan_jax.benchmark.counts import Forms
-from srgan_jax.benchmark.sides import Ours, Way, torch_sides
+from srgan_jax.benchmark.torch_sides import torch_sides
+from srgan_jax.benchmark.turns import Way
 from srgan_jax.data import sources
-from srgan_jax.engine import Engine, steps_per_dispatch
-from srgan_jax.models.vgg import VGG19
+from srgan_jax.engine import Engine
 from srgan_jax.monitor import say
 from srgan_jax.parallel import Parallel
-from srgan_jax.state import Params, TrainState
-from srgan_jax.steps import GanRecipe
 from srgan_jax.supply import Supply
 from srgan_jax.workdir import installed_version
 
@@ -62,7 +59,7 @@ def benchmark(
     """
     parallel = Parallel("jit", jax.devices()[:1])
     device = parallel.devices[0]
-    vgg, vgg_params = content_network(config)
+    vgg, vgg_params = samples.content_network(config)
     torch = f", torch {installed_version('torch')}" if against else ""
     say(f"{device.device_kind}, {sources.cores()} cores, jax {installed_version('jax')}{torch}")
     rows = []
@@ -70,24 +67,24 @@ def benchmark(
     for config.dtype in dtypes:
         peak = product_rate(config.dtype, seconds)
         say(f"{config.dtype}: products of matrices {peak / 1e12:.3f} TFLOP/s")
-        for form in counts.forms(config):
+        for form in counts.forms(config, vgg):
             for batch in batches:
-                ours = prepare(config, form, parallel, vgg_params, batch)
+                ours = bare.prepare(config, form, parallel, vgg_params, batch)
                 ways = {"ours": ours.way()}
                 difference = None
                 if against:
-                    sides = torch_sides(config, form, ours, vgg, vgg_params, parallel, batch)
+                    sides = torch_sides(config, form, ours, parallel, batch)
                     difference = sides.difference
                     ways |= sides.ways
                 row = {
                     "name": f"{form.phase.name}, {config.dtype}, batch {batch}",
                     **figures(form, ours, batch, device, peak),
-                    **in_turns(ways, batch, ours.steps, seconds, rounds),
+                    **in_turns(ways, batch, seconds, rounds),
                 }
                 if difference is not None:
                     row["difference"] = difference
                 if batch == config.data.batch_size:
-                    row |= loop_figures(config, form, ours, vgg, parallel, seconds, rounds)
+                    row |= loop_figures(config, form, ours, parallel, seconds, rounds)
                 row["flops_per_second"] = row["flop"] / row["step_seconds"]
                 row["share_of_peak"] = row["flops_per_second"] / peak
                 rows.append(row)
@@ -98,19 +95,6 @@ def benchmark(
 def usual_dtypes(config: ConfigDict) -> list[str]:
     """What is measured unless said otherwise: CPUs are no faster in bfloat16."""
     return [config.dtype] if jax.default_backend() == "cpu" else list(DTYPES)
-
-
-def content_network(config: ConfigDict) -> tuple[VGG19 | None, Params]:
-    """As training loads it; of `vgg.path="random"` random weights, which are as fast."""
-    wanted = any(
-        config[name].content.vgg and config_lib.has_steps(config, name)
-        for name in config_lib.PHASES
-    )
-    if config.vgg.path != "random" or not wanted:
-        return recipes.load_content_network(config)
-    vgg = VGG19(layers=tuple(config.vgg.layers))
-    make = jax.jit(lambda key: vgg.init(key, jnp.zeros((1, 32, 32, 3)))["params"])
-    return vgg, jax.tree.map(np.asarray, make(jax.random.key(0)))
 
 
 def product_rate(dtype: str, seconds: float) -> float:
@@ -131,33 +115,7 @@ def product_rate(dtype: str, seconds: float) -> float:
     return 2 * side**3 / best
 
 
-def prepare(
-    config: ConfigDict, form: Forms, parallel: Parallel, vgg_params: Params, batch: int
-) -> Ours:
-    """The program of a phase, as training compiles it, for crops of the built-in photographs."""
-    steps = steps_per_dispatch(config, parallel)
-    recipe = form.phase.recipe
-    state = parallel.place_state(initial_state(config, form))
-    vgg_params = parallel.replicate(vgg_params if recipe.vgg else {})
-    crops = samples.batch((steps, recipe.batches_per_step * batch), config.data.crop)
-    placed = parallel.place_batches(crops, recipe.batches_per_step)
-    before = time.perf_counter()
-    program = parallel.compile(form.step, recipe, None, steps, state, vgg_params, placed)
-    return Ours(program, state, vgg_params, placed, steps, time.perf_counter() - before)
-
-
-def initial_state(config: ConfigDict, form: Forms) -> TrainState:
-    """The state at a phase's first step, on the host."""
-
-    def make() -> TrainState:
-        first = train.initial_state(config, counts.forms(config)[0].phase)
-        is_gan = isinstance(form.phase.recipe, GanRecipe)
-        return train.enter_gan(config, form.phase, first) if is_gan else first
-
-    return jax.device_get(jax.jit(make)())
-
-
-def figures(form: Forms, ours: Ours, batch: int, device: jax.Device, peak: float) -> dict[str, Any]:
+def figures(form: Forms, ours: Bare, batch: int, device: jax.Device, peak: float) -> dict[str, Any]:
     """What is not timed in rounds."""
     memory = ours.program.memory_analysis()  # type: ignore[attr-defined]
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -173,19 +131,9 @@ def figures(form: Forms, ours: Ours, batch: int, device: jax.Device, peak: float
     }
 
 
-def in_turns(
-    ways: dict[str, Way], batch: int, steps: int, seconds: float, rounds: int
-) -> dict[str, Any]:
+def in_turns(ways: dict[str, Way], batch: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Images/s of each way, and how many times faster ours is than the others."""
-    count = {}
-    for name, way in ways.items():
-        way(1)  # the first is slower
-        each = way(1) * (steps if name == "ours" else 1)
-        count[name] = max(round(seconds / each), 1)
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            taken[name].append(way(count[name]))
+    taken = turns.in_rounds(ways, seconds, rounds)
 
     def told(values: list[float]) -> dict[str, Any]:
         median = statistics.median(values)
@@ -195,43 +143,27 @@ def in_turns(
     others = {name: told(values) for name, values in taken.items() if name != "ours"}
     if others:
         for name, other in others.items():
-            pairs = zip(taken["ours"], taken[name], strict=True)
-            other["ratio"] = statistics.median(theirs / own for own, theirs in pairs)
+            other["ratio"] = turns.ratio(taken[name], of=taken["ours"])
         own_ways = [other["ratio"] for name, other in others.items() if name != "rewritten"]
         row |= {"torch": others, "ratio": min(own_ways)}
     return row
 
 
 def loop_figures(
-    config: ConfigDict,
-    form: Forms,
-    ours: Ours,
-    vgg: VGG19 | None,
-    parallel: Parallel,
-    seconds: float,
-    rounds: int,
+    config: ConfigDict, form: Forms, ours: Bare, parallel: Parallel, seconds: float, rounds: int
 ) -> dict[str, Any]:
     """The training loop with its pictures on the device, and its share of the bare step's rate."""
     config = config.copy_and_resolve_references()
     config.data.placement = "device"
     pictures = recipes.load_pictures(config, progress=False)
-    supply = Supply.from_config(config, parallel, *pictures)
-    engine = Engine(parallel, supply, ours.steps)
-    phases = recipes.make_phases(config, [2**31 - 1] * 2, vgg, ours.vgg_params)
-    phase = dataclasses.replace(phases[config_lib.PHASES.index(form.phase.name)], start=0)
-
-    def bare(state: TrainState, count: int) -> TrainState:
-        for _ in range(count):
-            state, _ = ours.program(state, ours.vgg_params, ours.data)
-        return jax.block_until_ready(state)
-
-    measures = {"bare": bare, "loop": data.looped(config, engine, phase)}
-    state = jax.tree.map(jnp.copy, ours.state)
-    rates = data.measured(measures, state, engine, config.data.batch_size, seconds, rounds)
-    pairs = zip(rates["loop"], rates["bare"], strict=True)
+    engine = Engine(parallel, Supply.from_config(config, parallel, *pictures), ours.steps)
+    phase = dataclasses.replace(form.phase, start=0, vgg_params=ours.vgg_params)
+    measures = {"bare": ours.run, "loop": data.looped(config, engine, phase)}
+    images = ours.steps * config.data.batch_size
+    rates = data.measured(measures, ours.first_state(), images, seconds, rounds)
     return {
         "loop_images_per_second": statistics.median(rates["loop"]),
-        "loop_share": statistics.median(loop / bare for loop, bare in pairs),
+        "loop_share": turns.ratio(rates["loop"], of=rates["bare"]),
     }
 
 

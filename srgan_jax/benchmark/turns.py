@@ -1,7 +1,7 @@
 """Several ways to do one thing, measured in turns; what they give has to be the same."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,10 @@ from srgan_jax.errors import UserError
 # to the middle between two levels that they fall to either side.
 MOST_LEVELS = 1
 MOST_SHARE = 1e-3
+
+
+# Does about so many steps: seconds a step.
+Way = Callable[[int], float]
 
 
 class Sample(NamedTuple):
@@ -65,10 +69,22 @@ def measure(ways: list[Callable[[], Sample]], rounds: int) -> tuple[list[Timed],
     return timed, differences
 
 
-def ratio(ours: Timed, theirs: Timed) -> float:
-    """How many times faster we are: the median over rounds, so that the machine was the same."""
-    pairs = zip(ours.seconds, theirs.seconds, strict=True)
-    return statistics.median(other / own for own, other in pairs)
+def in_rounds(ways: dict[str, Way], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Seconds a step of each, one a round of about so many seconds, in turns."""
+    count = {}
+    for name, way in ways.items():
+        way(1)  # the first is slower
+        count[name] = max(round(seconds / way(1)), 1)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            taken[name].append(way(count[name]))
+    return taken
+
+
+def ratio(values: Sequence[float], of: Sequence[float]) -> float:
+    """How many times one is the other: the median over rounds, so that the machine was the same."""
+    return statistics.median(a / b for a, b in zip(values, of, strict=True))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:

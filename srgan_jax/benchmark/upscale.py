@@ -172,7 +172,8 @@ def _row(
     row = {"name": f"{what}, {images.size_text(*size)}", **timed[0].told(pixels)}
     if differences:
         row["torch"] = timed[1].told(pixels)
-        row["ratio"] = turns.ratio(*timed)
+        own, theirs = (side.seconds for side in timed)
+        row["ratio"] = turns.ratio(theirs, of=own)
         row["difference"] = differences[0]._asdict()
     return row
 

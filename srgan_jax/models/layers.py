@@ -15,7 +15,6 @@ from srgan_jax.models.operations import (
     channel_sum,
     conv,
     depth_to_space,
-    halving_conv,
     narrow_conv,
     shuffled_kernel,
     spread,
@@ -63,12 +62,7 @@ class Conv(nn.Module):
             kernel = shuffled_kernel(kernel, self.shuffle)
             bias = jnp.tile(bias, self.shuffle**2)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.last:
-            y = narrow_conv(x, kernel)
-        elif (self.side, self.stride) == (3, 2) and x.shape[1] % 2 == x.shape[2] % 2 == 0:
-            y = halving_conv(x, kernel)
-        else:
-            y = conv(x, kernel, self.stride)
+        y = narrow_conv(x, kernel) if self.last else conv(x, kernel, self.stride)
         y = (y + spread(bias, y.shape)).astype(y.dtype)
         return depth_to_space(y, self.shuffle)
 

@@ -56,8 +56,15 @@ def shuffled_kernel(kernel: jax.Array, factor: int) -> jax.Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, **options: Any) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """[B, H, W, C] with [k, k, C, O], k odd, zeros around: [B, H / stride, W / stride, O]."""
+    if (len(kernel), stride) == (3, 2) and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+        return halving_conv(x, kernel)
+    return plain_conv(x, kernel, stride)
+
+
+def plain_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, **options: Any) -> jax.Array:
+    """`conv` as XLA does it, on every platform and in both directions."""
     reach = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -76,13 +83,13 @@ def halving_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Backwards XLA's convolution on CPUs multiplies with three zeros of four, between the gradient's
     pixels. Instead each pixel of the gradient makes the four of the image that lie there.
     """
-    return conv(x, kernel, stride=2)
+    return plain_conv(x, kernel, stride=2)
 
 
 def _halving_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    of_image = functools.partial(conv, kernel=kernel, stride=2)
-    of_kernel = functools.partial(conv, x, stride=2)
+    of_image = functools.partial(plain_conv, kernel=kernel, stride=2)
+    of_kernel = functools.partial(plain_conv, x, stride=2)
     return (
         lax.platform_dependent(
             gradient,
@@ -125,7 +132,7 @@ def narrow_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
         x,
         kernel,
         cpu=_by_rows,
-        default=functools.partial(conv, preferred_element_type=jnp.float32),
+        default=functools.partial(plain_conv, preferred_element_type=jnp.float32),
     )
 
 
@@ -137,7 +144,7 @@ def _narrow_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.
     x, kernel = saved
     gradient = gradient.astype(x.dtype)
     # Turned around, from output channels to input channels.
-    of_x = conv(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    of_x = plain_conv(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     of_kernel = lax.platform_dependent(
         x,
         gradient,
@@ -167,7 +174,7 @@ def _by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _kernel_gradient(kernel: jax.Array, x: jax.Array, gradient: jax.Array) -> jax.Array:
-    return jax.linear_transpose(functools.partial(conv, x), kernel)(gradient)[0]
+    return jax.linear_transpose(functools.partial(plain_conv, x), kernel)(gradient)[0]
 
 
 def _kernel_gradient_turned(side: int, x: jax.Array, gradient: jax.Array) -> jax.Array:

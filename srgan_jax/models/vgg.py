@@ -1,7 +1,6 @@
 """VGG19 (Simonyan and Zisserman 2015) up to its last pooling, every activation by name."""
 
 import functools
-import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -42,10 +41,14 @@ CAFFE = Normalisation((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 TORCH = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
+def layers_needed(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """What must be run for these layers: all up to the deepest, in order."""
+    return LAYERS[: max(LAYERS.index(layer) for layer in layers) + 1]
+
+
 def convolutions_needed(layers: tuple[str, ...]) -> tuple[str, ...]:
-    """The convolutions that must be run for these layers, in order, such as `conv1_1`."""
-    deepest = max(LAYERS.index(layer) for layer in layers)
-    return tuple(name for name in LAYERS[: deepest + 1] if re.match("conv", name))
+    """The convolutions among `layers_needed`, such as `conv1_1`."""
+    return tuple(name for name in layers_needed(layers) if name.startswith("conv"))
 
 
 class VGG19(nn.Module):
@@ -67,16 +70,11 @@ class VGG19(nn.Module):
 
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
         x, activations = standardised(self, image), {}
-        for name in self.sequence:
+        for name in layers_needed(self.layers):
             x = self.layer(name, x)
             if name in self.layers:
                 activations[name] = x
         return activations
-
-    @property
-    def sequence(self) -> tuple[str, ...]:
-        """The layers up to the deepest of `layers`, in order."""
-        return LAYERS[: max(LAYERS.index(layer) for layer in self.layers) + 1]
 
     @nn.compact
     def layer(self, name: str, x: jax.Array) -> jax.Array:
@@ -100,14 +98,18 @@ def compared(vgg: VGG19, params: Any, sr: jax.Array, hr: jax.Array) -> tuple[Fea
     return _compared_forward(vgg, params, sr, hr)[0]
 
 
+def _layer(vgg: VGG19, params: Any, name: str, x: jax.Array) -> jax.Array:
+    return jnp.asarray(vgg.apply({"params": params}, name, x, method="layer"))
+
+
 def _compared_forward(
     vgg: VGG19, params: Any, sr: jax.Array, hr: jax.Array
 ) -> tuple[tuple[Features, Features], tuple]:
     x = standardised(vgg, jnp.concatenate([sr, hr]))
     ours, theirs, seen = {}, {}, []
-    for name in vgg.sequence:
+    for name in layers_needed(vgg.layers):
         seen.append(x[: len(sr)])
-        x = jnp.asarray(vgg.apply({"params": params}, name, x, method="layer"))
+        x = _layer(vgg, params, name, x)
         if name in vgg.layers:
             ours[name], theirs[name] = jnp.split(x, 2)
     return (ours, theirs), (params, sr, seen)
@@ -119,16 +121,12 @@ def _compared_backward(
     params, sr, seen = saved
     at_features, _ = gradients
     gradient = None
-    for name, x in zip(reversed(vgg.sequence), reversed(seen), strict=True):
+    for name, x in zip(reversed(layers_needed(vgg.layers)), reversed(seen), strict=True):
         if name in vgg.layers:
             here = at_features[name]
             gradient = here if gradient is None else gradient + here
-
-        def layer(x: jax.Array, name: str = name) -> jax.Array:
-            return jnp.asarray(vgg.apply({"params": params}, name, x, method="layer"))
-
         # Of what this computes again, only ReLU's and the pooling's comparisons are needed.
-        (gradient,) = jax.vjp(layer, x)[1](gradient)
+        (gradient,) = jax.vjp(functools.partial(_layer, vgg, params, name), x)[1](gradient)
     (gradient,) = jax.vjp(functools.partial(standardised, vgg), sr)[1](gradient)
     return None, gradient, None
 

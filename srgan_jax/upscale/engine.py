@@ -55,7 +55,7 @@ class Engine:
     """Runs a network on windows, on several devices at once."""
 
     def __init__(
-        self, generator: Generator, variables: Variables, devices: list[jax.Device], dtype: Any
+        self, generator: Generator, variables: Variables, devices: list[jax.Device], dtype: str
     ):
         """Arguments: the network, where it runs, and what it computes in.
 
@@ -65,7 +65,6 @@ class Engine:
         self.generator = folded.clone(dtype=dtype)
         self.scale = generator.scale
         self.radius = tiles.radius_of(generator)
-        self.dtype = dtype
         under_way = UNDER_WAY.get(devices[0].platform, 2)
         self.workers = under_way * len(devices)
         self._free: queue.SimpleQueue[Device] = queue.SimpleQueue()
@@ -86,7 +85,7 @@ class Engine:
         device = self._free.get()
         try:
             # Otherwise accelerators take less of float32 than it has.
-            precise = "highest" if self.dtype == jnp.float32 else None
+            precise = "highest" if self.generator.dtype == "float32" else None
             with jax.default_matmul_precision(precise):
                 found = self._whole(device, piece, levels, gray)
             self.familiar.add((height, width))
@@ -193,7 +192,7 @@ def _halved(height: int, width: int) -> tuple[int, int]:
     return (height, -(-width // 2)) if width >= height else (-(-height // 2), width)
 
 
-def area_of(devices: list[jax.Device], channels: int, dtype: Any) -> int:
+def area_of(devices: list[jax.Device], channels: int, dtype: str) -> int:
     """Pixels that a window may have."""
     if devices[0].platform == "cpu":
         return CPU_AREA

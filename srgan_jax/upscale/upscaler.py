@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -227,7 +226,7 @@ class Upscaler:
         with self._lock:
             if dtype not in self._engines:
                 self._engines[dtype] = Engine(
-                    self._generator, self._variables, self._devices, jnp.dtype(dtype).type
+                    self._generator, self._variables, self._devices, dtype
                 )
             return self._engines[dtype]
 

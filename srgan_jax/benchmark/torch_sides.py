@@ -1,4 +1,4 @@
-"""A training step of ours, and PyTorch's ways to do the same, ready to be measured in turns."""
+"""PyTorch's ways to do a training step of ours, compared with it, ready to be measured."""
 
 import dataclasses
 import functools
@@ -7,52 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
 from srgan_jax.benchmark import samples
+from srgan_jax.benchmark.bare import Bare
 from srgan_jax.benchmark.counts import Forms
+from srgan_jax.benchmark.turns import Way
 from srgan_jax.data import sources
 from srgan_jax.data.degradation import Batch, training_pairs
 from srgan_jax.errors import UserError
-from srgan_jax.models.vgg import VGG19
-from srgan_jax.parallel import Parallel, Program
-from srgan_jax.state import Params, TrainState
+from srgan_jax.parallel import Parallel
 from srgan_jax.steps import GanRecipe
 
 # How far the losses of both sides may be apart, in two steps from one state: bfloat16's sums are
 # rounded after 8 bits, and the second step's losses are those after an update by Adam, which makes
 # small differences of small gradients large.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
-
-Way = Callable[[int], float]  # does so many steps, or dispatches of ours: seconds a step
-
-
-@dataclasses.dataclass(frozen=True)
-class Ours:
-    """A compiled step, what it starts from, and what it takes."""
-
-    program: Program
-    state: TrainState
-    vgg_params: Params
-    data: Batch  # on the device, for one dispatch
-    steps: int  # in a dispatch
-    compile_seconds: float
-
-    def way(self) -> Way:
-        """Step after step, each from where the last one came to."""
-        state = jax.tree.map(jnp.copy, self.state)
-
-        def run(count: int) -> float:
-            nonlocal state
-            before = time.perf_counter()
-            for _ in range(count):
-                state, _ = self.program(state, self.vgg_params, self.data)
-            jax.block_until_ready(state)
-            return (time.perf_counter() - before) / (count * self.steps)
-
-        return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +37,7 @@ class TorchSides:
 def torch_sides(
     config: ConfigDict,
     form: Forms,
-    ours: Ours,
-    vgg: VGG19 | None,
-    vgg_params: Params,
+    ours: Bare,
     parallel: Parallel,
     batch: int,
 ) -> TorchSides:
@@ -94,7 +63,7 @@ def torch_sides(
         (recipe.discriminator, state.discriminator.variables)
         if isinstance(recipe, GanRecipe)
         else None,
-        (vgg, vgg_params) if vgg and recipe.vgg else None,
+        (recipe.vgg, jax.device_get(ours.vgg_params)) if recipe.vgg else None,
         content=recipe.content,
         adversarial=recipe.adversarial if isinstance(recipe, GanRecipe) else None,
         learning_rate=config_lib.learning_rate_of(config, form.phase.name),
@@ -139,10 +108,10 @@ def torch_sides(
 
 
 def _losses(
-    form: Forms, ours: Ours, parallel: Parallel, crops: Batch
+    form: Forms, ours: Bare, parallel: Parallel, crops: Batch
 ) -> Iterator[dict[str, float]]:
     """What our steps tell of one batch after the other, [steps, B, ...] from the first state."""
-    state = jax.tree.map(jnp.copy, ours.state)
+    state = ours.first_state()
     program = None
     for i in range(len(crops.codes)):
         placed = parallel.place_batches(jax.tree.map(lambda x: x[i : i + 1], crops), 1)  # noqa: B023

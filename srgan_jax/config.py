@@ -59,7 +59,7 @@ def paper() -> ConfigDict:
     c.generator.activation = "prelu"  # "prelu" or "swish"
     c.generator.prelu = "shared"  # "shared" or "channel"
     c.generator.mid = "norm"  # "norm", "prelu" or "none", between blocks and enlargement
-    c.generator.upsample = "shuffle"  # "shuffle" or "nearest"
+    c.generator.upsample = "shuffle"  # "shuffle", "nearest" or "direct"
     c.generator.hr_conv = False
     c.generator.input = "unit"  # "unit" or "imagenet"
     c.generator.output = "linear"  # "linear" or "tanh"

@@ -325,6 +325,7 @@ SWITCHES = {
     "others": {
         "scale": 8, "upsample": "nearest", "mid": "prelu", "input": "imagenet", "output": "tanh",
     },
+    "direct": {"scale": 3, "upsample": "direct", "base": "bicubic", "kernel": 3},
     "swish": {"scale": 2, "activation": "swish", "input": "imagenet"},
 }  # fmt: skip
 

@@ -162,6 +162,19 @@ def test_a_bicubic_base_starts_as_bicubic():
     assert jnp.abs(grads["conv_out"]["kernel"]).max() > 0
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_direct_is_one_convolution_and_one_pixel_shuffle(scale):
+    x = random_image(2, 6, 5, 3)
+    module = Generator(scale=scale, upsample="direct", kernel=3, **SMALL)
+    variables = random_variables(module, x, train=False)
+    assert not [name for name in variables["params"] if name.startswith("up")]
+    assert variables["params"]["conv_out"]["kernel"].shape == (3, 3, 8, 3 * scale**2)
+    sr, state = run(module, variables, x, train=False)
+    of_last = state["intermediates"]["conv_out"]["__call__"][0]
+    assert of_last.shape == (2, 6, 5, 3 * scale**2)
+    np.testing.assert_array_equal(sr, depth_to_space(of_last, scale))
+
+
 def in_blocks(image: jax.Array) -> bool:
     """Whether every 2x2 block is of one colour."""
     first = np.repeat(np.repeat(image[:, ::2, ::2], 2, axis=1), 2, axis=2)

@@ -18,6 +18,7 @@ KINDS = [
     {"upsample": "nearest", "hr_conv": True},
     {"base": "bicubic", "kernel": 3, "upsample": "nearest"},
     {"base": "bilinear", "kernel": 3},
+    {"upsample": "direct", "base": "bicubic", "kernel": 3},
 ]
 
 

@@ -82,6 +82,7 @@ KINDS = [
     {"base": "bilinear", "scale": 2, "kernel": 3, "norm": "none", "prelu": "channel"},
     {"scale": 3, "mid": "prelu", "output": "tanh"},
     {"mid": "none", "activation": "swish", "scale": 8},
+    {"upsample": "direct", "base": "bicubic", "kernel": 3, "norm": "none"},
 ]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from srgan_jax import ranges, resample
 from srgan_jax.convert import torch_arrays
 from srgan_jax.errors import UserError
-from srgan_jax.models.generator import STAGES, Generator
+from srgan_jax.models.generator import Generator
 from srgan_jax.models.layers import BN_EPSILON
 from srgan_jax.state import Variables
 from srgan_jax.weights import architecture
@@ -183,7 +183,7 @@ def _onnx_network(graph: _Graph, generator: Generator, variables: Variables) -> 
         x = conv(x, "conv_mid", "bn_mid")
         x = activation(x, "prelu_mid") if generator.mid == "prelu" else x
         x = graph.node("Add", "long_skip", skip, x)
-    for i, factor in enumerate(STAGES[generator.scale]):
+    for i, factor in enumerate(generator.stages):
         if generator.upsample == "nearest":
             x = _resize(graph, f"up{i}", x, factor, mode="nearest", nearest_mode="floor")
             x = conv(x, f"up{i}_conv")
@@ -194,6 +194,10 @@ def _onnx_network(graph: _Graph, generator: Generator, variables: Variables) -> 
     if generator.hr_conv:
         x = activation(conv(x, "conv_hr"), "prelu_hr")
     x = conv(x, "conv_out")
+    if generator.last_factor > 1:
+        x = graph.node(
+            "DepthToSpace", "enlarged_out", x, blocksize=generator.last_factor, mode="DCR"
+        )
     if generator.output == "tanh":
         x = graph.node("Tanh", "tanh", x)
     half = graph.constant("half", 0.5)

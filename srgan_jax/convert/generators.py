@@ -142,7 +142,10 @@ def _architecture(layout: Layout, arrays: Arrays) -> Generator:
 
     channels = kernel_shape("conv_in")[0]
     ups = [name for name in layout.modules if name.startswith("up") and name.endswith("_conv")]
-    if layout.switches.get("upsample") == "nearest":
+    upsample = layout.switches.get("upsample")
+    if upsample == "direct":  # ours, which says it all
+        factors = STAGES[layout.switches["scale"]]
+    elif upsample == "nearest":
         factors = (2,) * len(ups)
     else:
         factors = tuple(math.isqrt(kernel_shape(name)[0] // channels) for name in ups)

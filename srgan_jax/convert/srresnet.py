@@ -62,14 +62,16 @@ class SRResNet(nn.Module):
         if mid != "none":
             conv("conv_mid", channels, channels)
             act("prelu_mid") if mid == "prelu" else bn("bn_mid")
-        for i, factor in enumerate(STAGES[scale]):
+        self.stages = () if upsample == "direct" else STAGES[scale]
+        for i, factor in enumerate(self.stages):
             widened = factor**2 if upsample == "shuffle" else 1
             conv(f"up{i}_conv", channels, widened * channels)
             act(f"up{i}_prelu")
         if hr_conv:
             conv("conv_hr", channels, channels)
             act("prelu_hr")
-        conv("conv_out", channels, 3, kernel)
+        self.last_factor = scale if upsample == "direct" else 1
+        conv("conv_out", channels, 3 * self.last_factor**2, kernel)
 
     def forward(self, lr_image: torch.Tensor) -> torch.Tensor:
         """[B, 3, h, w], RGB in [0, 1], to [B, 3, s*h, s*w] in about [-1, 1], not clipped."""
@@ -92,7 +94,7 @@ class SRResNet(nn.Module):
     def enlarged(self, features: torch.Tensor, lr_image: torch.Tensor) -> torch.Tensor:
         """The second part, from what `features` gave."""
         x = features
-        for i, factor in enumerate(STAGES[self.scale]):
+        for i, factor in enumerate(self.stages):
             if self.upsample == "nearest":
                 x = self._run(functional.interpolate(x, scale_factor=factor), f"up{i}_conv")
             else:
@@ -100,7 +102,7 @@ class SRResNet(nn.Module):
             x = self._run(x, f"up{i}_prelu")
         if hasattr(self, "conv_hr"):
             x = self._run(x, "conv_hr", "prelu_hr")
-        x = self.conv_out(x)
+        x = functional.pixel_shuffle(self.conv_out(x), self.last_factor)
         if self.output == "tanh":
             x = x.tanh()
         if self.base != "none":

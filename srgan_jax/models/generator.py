@@ -21,7 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "activation": ("prelu", "swish"),
     "prelu": ("shared", "channel"),
     "mid": ("norm", "prelu", "none"),
-    "upsample": ("shuffle", "nearest"),
+    "upsample": ("shuffle", "nearest", "direct"),
     "hr_conv": (False, True),
     "input": ("unit", "imagenet"),
     "output": ("linear", "tanh"),
@@ -67,15 +67,16 @@ class Generator(nn.Module):
       mid: between blocks and enlargement: "norm" (paper), a convolution, normalisation and the
         long skip; "prelu", PReLU for the normalisation (early leftthomas/SRGAN); "none", neither
         convolution nor skip (MSRResNet).
-      upsample: "shuffle" (paper), convolution and pixel shuffle, or "nearest", nearest-neighbour
-        enlargement and convolution (KAIR).
+      upsample: "shuffle" (paper), convolution and pixel shuffle, "nearest", nearest-neighbour
+        enlargement and convolution (KAIR), or "direct": no stages, the last convolution makes all
+        pixels at once, on LR, and one pixel shuffle puts them in place (ESPCN, Shi et al. 2016).
       hr_conv: one more 3x3 convolution and activation before the last convolution (MSRResNet).
       input: "unit" (paper), LR as it is, or "imagenet", standardised by ImageNet's mean and
         standard deviation (aitorzip, sgrvinod).
       output: "linear" (paper) or "tanh".
       base: "none" (paper), or "bicubic" or "bilinear": the network adds to that enlargement. From
         "bicubic" it starts exactly, its last convolution zero.
-      icnr: start the pixel-shuffle convolutions as nearest-neighbour enlargement.
+      icnr: start the convolutions of "shuffle" as nearest-neighbour enlargement.
       axis_name: the mapped axis that BatchNorm averages over, of several devices.
       dtype: what it computes in, float32 or bfloat16; BatchNorm's statistics and SR are float32.
     """
@@ -96,6 +97,16 @@ class Generator(nn.Module):
     icnr: bool = False
     axis_name: str | None = None
     dtype: str = "float32"
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The factors of the enlarging stages before the last convolution."""
+        return () if self.upsample == "direct" else STAGES[self.scale]
+
+    @property
+    def last_factor(self) -> int:
+        """Of the pixel shuffle after the last convolution; 1: there is none."""
+        return self.scale if self.upsample == "direct" else 1
 
     @nn.compact
     def __call__(
@@ -146,9 +157,10 @@ class Generator(nn.Module):
         x = trunk() if features is None else features
         if features_only:
             return x
-        for i, factor in enumerate(STAGES[self.scale]):
-            is_last = i == len(STAGES[self.scale]) - 1
-            shuffle = factor if is_last and not self.hr_conv else 1  # still to be done
+        shuffle = 1  # still to be done
+        for i, factor in enumerate(self.stages):
+            is_last = i == len(self.stages) - 1
+            shuffle = factor if is_last and not self.hr_conv else 1
             if self.upsample == "nearest":
                 x, shuffle = conv(self.channels, f"up{i}_conv")(nearest(x, factor)), 1
             else:
@@ -161,7 +173,12 @@ class Generator(nn.Module):
             x = activation(conv(self.channels, "conv_hr")(x), "prelu_hr")
 
         kernel_init = Conv.kernel_init if self.base != "bicubic" else nn.initializers.zeros
-        x = conv(3, "conv_out", self.kernel, shuffle=shuffle, last=True, kernel_init=kernel_init)(x)
+        how: dict[str, Any] = {"shuffle": shuffle, "kernel_init": kernel_init}
+        if self.last_factor == 1:
+            x = conv(3, "conv_out", self.kernel, last=True, **how)(x)
+        else:
+            x = conv(3 * self.last_factor**2, "conv_out", self.kernel, **how)(x)
+            x = depth_to_space(x.astype(jnp.float32), self.last_factor)
         if self.base == "bicubic":
             return ranges.unit_to_signed(resample.bicubic(lr_image, self.scale, quantise=False)) + x
         if self.base == "bilinear":

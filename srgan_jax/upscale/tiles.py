@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from srgan_jax.models.generator import STAGES, Generator
+from srgan_jax.models.generator import Generator
 
 
 class Sizes(NamedTuple):
@@ -55,7 +55,7 @@ def radius_of(generator: Generator) -> Radius:
     """The receptive field of a network, from its switches."""
     features = generator.kernel // 2 + 2 * generator.blocks + (generator.mid != "none")
     reach, pixel = 0.0, 1.0  # in LR pixels
-    for factor in STAGES[generator.scale]:
+    for factor in generator.stages:
         if generator.upsample == "nearest":
             pixel /= factor
             reach += pixel

@@ -5,6 +5,7 @@
 reaches the five networks of the paper's Table 1 by `--config=configs/srgan.py:VARIANT`:
 
     vgg54           SRGAN-VGG54, the default: SRResNet-MSE, then VGG 5,4 and adversarial loss
+    vgg34           the same with VGG 3,4, for weights that end there; not one of the paper's
     vgg22           SRGAN-VGG22: the same with VGG 2,2
     mse             SRGAN-MSE: the same with the pixel loss; needs no VGG19 weights
     srresnet_mse    SRResNet-MSE alone; needs no VGG19 weights
@@ -18,23 +19,9 @@ Hardware, time and result: not measured yet. The paper's set was 350,000 ImageNe
 
 from ml_collections import ConfigDict
 
-from srgan_jax import config
-from srgan_jax.errors import UserError
-
-VARIANTS = ("vgg54", "vgg22", "mse", "srresnet_mse", "srresnet_vgg22")
+from srgan_jax import variants
 
 
 def get_config(variant: str = "vgg54") -> ConfigDict:
     """One row of Table 1."""
-    if variant not in VARIANTS:
-        raise UserError(f"--config: unknown variant {variant!r}: one of {', '.join(VARIANTS)}")
-    c = config.paper()
-    if variant.endswith("vgg22"):
-        c.vgg.layers = ("relu2_2",)
-    if variant == "mse":
-        c.gan.content = {"pixel": 1.0, "vgg": 0.0, "tv": 0.0}
-    if variant.startswith("srresnet"):
-        c.gan.steps = 0
-    if variant == "srresnet_vgg22":
-        c.pretrain.content = {"pixel": 0.0, "vgg": 1.0, "tv": 2e-8}
-    return c
+    return variants.of_table_1(variant)

@@ -36,6 +36,7 @@ def paper() -> ConfigDict:
     # "" makes them by `data.degradation`
     c.data.cache = ""  # folder to keep decoded pictures in, 3 bytes a pixel; "": the default one,
     # $XDG_CACHE_HOME/srgan_jax/pictures; "none": in memory only
+    c.data.pictures = 0  # of all, so many are used, evenly spread over their names; 0: all
     c.data.placement = "auto"  # of the pictures: "device" memory or "host"; "auto": what fits
     c.data.batch_size = 16
     c.data.crop = 96  # side of the HR crops; the LR crops are `generator.scale` times smaller
@@ -171,6 +172,7 @@ _AT_LEAST = {
     "steps_per_dispatch": 0,
     "data.min_detail": 0,
     "data.batch_size": 1,
+    "data.pictures": 0,
     "data.crop": 1,
     "generator.blocks": 1,
     "generator.channels": 1,

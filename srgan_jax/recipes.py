@@ -45,7 +45,7 @@ def degradation(config: ConfigDict) -> Degradation:
 
 def load_pictures(config: ConfigDict, *, progress: bool) -> tuple[Packed, Packed | None]:
     """The training pictures, and LR pictures where they were given. Raises: UserError."""
-    return packed.pack(
+    pictures, lr_pictures = packed.pack(
         source=config.data.source,
         path=config.data.path,
         lr_path=config.data.lr_path,
@@ -57,6 +57,8 @@ def load_pictures(config: ConfigDict, *, progress: bool) -> tuple[Packed, Packed
         cache=config.data.cache,
         progress=progress,
     )
+    count = config.data.pictures or len(pictures)
+    return pictures.spread(count), lr_pictures and lr_pictures.spread(count)
 
 
 def optimizer(

@@ -120,6 +120,19 @@ def test_in_memory(folder, pictures, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["hr"]
 
 
+@pytest.mark.parametrize(("count", "kept"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (4, None)])
+def test_some_of_the_pictures_spread_over_all(folder, pictures, count, kept):
+    whole = pack(folder, "none")
+    some = whole.spread(count)
+    if kept is None:
+        assert some is whole
+        return
+    names = list(pictures)
+    assert_partly(some, {names[i]: pictures[names[i]] for i in kept})
+    assert some.digest not in (whole.digest, whole.spread(count - 1).digest)
+    assert some.summary.endswith(f"; {count} of 4 pictures are used")
+
+
 def test_on_disk_and_again_without_decoding(folder, pictures, cache, no_reading):
     first = pack(folder, cache)
     no_reading()

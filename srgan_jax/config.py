@@ -90,7 +90,8 @@ def paper() -> ConfigDict:
     # other, where they don't fit at once; BatchNorm then normalises each part by itself
     c.optim.sharded = False  # True: Adam's moments shared out over the devices, with "jit"
     c.ema_decay = 0.0  # moving average of the generator's parameters and statistics; 0: none
-    c.init_from = ""  # a generator's .safetensors to start from; "": random
+    c.init_from = ""  # a generator's .safetensors to start from, or the name of one that comes
+    # with the package; "": random
 
     c.pretrain = _phase(steps=1_000_000)
     c.pretrain.content = ConfigDict({"pixel": 1.0, "vgg": 0.0, "tv": 0.0})  # weights of terms

@@ -7,7 +7,7 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
-from srgan_jax import checkpoint, continuing, loop, processes, recipes, rng, weights
+from srgan_jax import checkpoint, continuing, loop, pretrained, processes, recipes, rng, weights
 from srgan_jax import config as config_lib
 from srgan_jax.changes import Changes
 from srgan_jax.engine import Engine, steps_per_dispatch
@@ -150,7 +150,7 @@ def initial_state(config: ConfigDict, pretraining: Phase) -> TrainState:
     """The state at step 0: random, or from `config.init_from`. Raises: UserError."""
     recipe = pretraining.recipe
     if config.init_from:
-        exported = weights.load_generator(config.init_from)
+        exported = weights.load_generator(pretrained.find(config.init_from, "config.init_from"))
         asked = weights.architecture(recipe.generator)
         held = weights.architecture(exported.generator)
         needed = [f"--config.generator.{k}={v}" for k, v in held.items() if v != asked[k]]

@@ -530,8 +530,8 @@ def test_the_command_as_a_user_types_it(root, tmp_path, network):
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.count("\n")) == (2, 1)
     assert "say what to enlarge" in err
-    process = start(root, tmp_path, "srgan", "a.png")
+    process = start(root, tmp_path, "none", "a.png")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert err.startswith("srgan_jax: error: --weights=srgan: no trained weights come with this")
+    assert err.startswith("srgan_jax: error: --weights=none: no such file, and")
     assert err.count("\n") == 1

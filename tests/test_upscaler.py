@@ -345,11 +345,6 @@ class TestMemory:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("name", ["srgan", "srresnet"])
-    def test_names_of_weights_that_do_not_ship(self, name):
-        with pytest.raises(UserError, match="no trained weights come with this version"):
-            Upscaler(name)
-
     @pytest.mark.parametrize(
         ("settings", "message"),
         [

@@ -8,7 +8,6 @@ network alone.
 import contextlib
 import importlib.util
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -40,7 +39,8 @@ DTYPES = flags.DEFINE_multi_enum(
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "upscale: a generator's .safetensors; by default the paper's, of random weights.",
+    "upscale: a generator's .safetensors, or the name of one that comes with the package; by"
+    " default the paper's, of random weights.",
 )
 SIZES = flags.DEFINE_list(
     "sizes", ["128x128", "500x300"], "upscale: pictures to enlarge, WIDTHxHEIGHT."
@@ -98,7 +98,7 @@ def _upscale() -> list[dict[str, Any]]:
     from srgan_jax.benchmark import samples, upscale  # late, too
 
     return upscale.benchmark(
-        weights=os.path.expanduser(WEIGHTS.value) if WEIGHTS.value else None,
+        weights=WEIGHTS.value,
         sizes=samples.sizes(SIZES.value),
         against=AGAINST.value,
         rounds=ROUNDS.value,

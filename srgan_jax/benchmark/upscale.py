@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srgan_jax import images
+from srgan_jax import images, pretrained
 from srgan_jax import weights as weights_lib
 from srgan_jax.benchmark import command, samples, turns
 from srgan_jax.benchmark.turns import Sample
@@ -40,7 +40,8 @@ def benchmark(
     something to compare with, it takes turns with ours.
 
     Args:
-      weights: a generator's .safetensors; None for the paper's with random weights.
+      weights: a generator's .safetensors, or the name of one that comes with the package; None for
+        the paper's with random weights.
       sizes: heights and widths of pictures, LR.
       against: "torch", or None.
       rounds: measurements of each, beside the first.
@@ -54,7 +55,7 @@ def benchmark(
             generator = Generator()
             variables = samples.random_variables(generator)
             weights_lib.save_generator(weights, generator, variables, {})
-        exported = weights_lib.load_generator(weights)
+        exported = weights_lib.load_generator(pretrained.find(weights, "--weights"))
         theirs = torch_side(exported, work) if against else None
         say(
             f"{exported.generator.blocks} blocks, {exported.generator.channels} channels,"

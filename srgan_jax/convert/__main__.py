@@ -3,8 +3,9 @@
     python -m srgan_jax.convert SRC DST [--verify]
 
 SRC is a generator that one of PyTorch's SRGAN projects trained, ImageNet VGG19 in any of its
-forms, or a generator of ours; what it is, its content tells. DST's ending says what is written:
-.safetensors (ours), and of generators also .onnx, .pth or .stablehlo.
+forms, or a generator of ours; what it is, its content tells. It may be the name of a generator that
+comes with the package. DST's ending says what is written: .safetensors (ours), and of generators
+also .onnx, .pth or .stablehlo.
 """
 
 import pathlib
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
-from srgan_jax import cli, files, weights
+from srgan_jax import cli, files, pretrained, weights
 from srgan_jax.convert import exports, generators, layouts, tensors, verify, vgg19
 from srgan_jax.errors import UserError, some
 from srgan_jax.models.generator import Generator
@@ -44,7 +45,7 @@ class Source(NamedTuple):
     vgg: vgg19.Found | None
 
 
-def recognise(path: str) -> Source:
+def recognise(path: pathlib.Path) -> Source:
     """Read a file and say what it is. Raises: UserError."""
     held = tensors.read(path)
     if held.form == "safetensors" and weights.HEADER in held.metadata:
@@ -129,8 +130,9 @@ def convert(source: str, target: str, check: bool) -> None:
     if out.suffix not in (".safetensors", *WRITERS):
         endings = ", ".join([".safetensors", *WRITERS])
         raise UserError(f"{target}: give a name that ends in {endings}")
-    found = recognise(source)
-    if out.exists() and out.samefile(source):
+    path = pretrained.find(source)
+    found = recognise(path)
+    if out.exists() and out.samefile(path):
         raise UserError(f"{target}: is SRC itself: give another name")
     if found.vgg and out.suffix != ".safetensors":
         raise UserError(f"{target}: VGG19 is written as .safetensors only")

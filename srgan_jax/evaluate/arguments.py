@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from srgan_jax import files, processes, weights
+from srgan_jax import files, pretrained, processes, weights
 from srgan_jax.data import sources as data_sources
 from srgan_jax.data.degradation import Degradation
 from srgan_jax.errors import UserError
@@ -54,10 +54,10 @@ def load_weights(given: Iterable[str], scale: int | None) -> Weights:
             add(name or path, path)
             variants[name or path] = path
             continue
-        for label, file in exports(name, pathlib.Path(path).expanduser()):
+        for label, file in exports(name, path):
             exported = weights.load_generator(file)
             add(label, network(exported.generator, exported.variables))
-            sources[label] = {"file": str(file), "sha256": files.sha256(file)}
+            sources[label] = {"file": pretrained.label(file), "sha256": files.sha256(file)}
             scales[str(file)] = exported.generator.scale
             known = report.variant(exported.metadata)
             if known:
@@ -77,11 +77,12 @@ def load_weights(given: Iterable[str], scale: int | None) -> Weights:
     return Weights(ready, sources, variants, scale)
 
 
-def exports(name: str, path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """The files that a path stands for, with the names of their methods. Raises: UserError."""
-    if not path.exists():
-        known = ", ".join(BASELINES)
-        raise UserError(f"--weights={path}: no such file or folder, nor one of {known}")
+def exports(name: str, given: str) -> list[tuple[str, pathlib.Path]]:
+    """The files that --weights stands for, with the names of their methods. Raises: UserError."""
+    try:
+        path = pretrained.find(given, "--weights")
+    except UserError as error:
+        raise UserError(f"{error}, nor one of {', '.join(BASELINES)}") from error
     if not path.is_dir():
         return [(name or path.stem, path)]
     found = [file for n in NETWORKS if (file := path / f"{n}.safetensors").exists()]

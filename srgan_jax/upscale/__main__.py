@@ -1,6 +1,6 @@
 """Make pictures and films larger.
 
-    python -m srgan_jax.upscale INPUT... [-o OUT] --weights=FILE
+    python -m srgan_jax.upscale INPUT... [-o OUT]
 
 INPUT is a picture (PNG, JPEG, WebP, TIFF, GIF, AVIF, BMP, ...), a film, a folder or a pattern.
 Without -o results are beside the inputs, NAME_x4.SUFFIX. OUT is a file where it has an ending, for
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from srgan_jax import cli, cluster
+from srgan_jax import cli, cluster, pretrained
 from srgan_jax.errors import UserError
 from srgan_jax.upscale import command, writing
 
@@ -19,7 +19,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Where results go, see above.", sho
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "A generator's .safetensors: of a run, or made by python -m srgan_jax.convert.",
+    "A generator's .safetensors: of a run, or made by python -m srgan_jax.convert; or the name of"
+    f" one that comes with the package: {', '.join(pretrained.names())}. By default"
+    f" {pretrained.default()}.",
 )
 SCALE = flags.DEFINE_string(
     "scale",

@@ -2,14 +2,13 @@
 
 import contextlib
 import hashlib
-import os
 import pathlib
 import platform
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from srgan_jax import files
+from srgan_jax import files, pretrained
 from srgan_jax.errors import UserError
 from srgan_jax.upscale import jobs as jobs_lib
 from srgan_jax.upscale import work
@@ -64,6 +63,8 @@ def run(inputs: Sequence[str], settings: Settings) -> None:
             "what there is to enlarge (SHA-256)": hashlib.sha256(listed.encode()).hexdigest(),
         }
     )
+    if settings.weights is None and processes.is_first():
+        print(f"with {pretrained.default()}, which comes with the package")
     own = found[processes.index() :: processes.count()]
     todo = [job for job in own if not (settings.skip_existing and job.out.exists())]
     asked = work.Asked(
@@ -89,13 +90,11 @@ def run(inputs: Sequence[str], settings: Settings) -> None:
 
 def make_upscaler(settings: Settings) -> "Upscaler":
     """The network, as the settings ask for it. Raises: UserError."""
-    if not settings.weights:
-        raise UserError("--weights is missing: a generator's .safetensors, see --help")
     from srgan_jax.upscale.upscaler import Upscaler
 
     try:
         return Upscaler(
-            os.path.expanduser(settings.weights),
+            settings.weights,
             scale=settings.scale,
             tile=settings.tile,
             dtype=settings.dtype,

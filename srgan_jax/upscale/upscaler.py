@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from srgan_jax import files, images, resample
+from srgan_jax import files, images, pretrained, resample
 from srgan_jax import weights as weights_lib
 from srgan_jax.errors import UserError
 from srgan_jax.images import size_text
@@ -20,7 +20,6 @@ from srgan_jax.upscale import tiles
 from srgan_jax.upscale.engine import Engine
 from srgan_jax.upscale.rows import LEVELS, cropped, network_rows, quantised
 
-SHIPPED = ("srgan", "srresnet")  # the names of weights that come with the package, once they do
 MOST_SCALE = 16
 
 # Bytes of SR that rows of windows may give, those of all pictures under way together, and of each
@@ -35,7 +34,7 @@ RESAMPLING_REACH = 4
 class Upscaler:
     """A network ready to enlarge pictures of any size.
 
-        upscaler = Upscaler("srgan.safetensors")
+        upscaler = Upscaler()
         large = upscaler(PIL.Image.open("small.jpg"))
 
     Large pictures go through in tiles, with the bytes that they would have as a whole; programs
@@ -44,7 +43,7 @@ class Upscaler:
 
     def __init__(
         self,
-        weights: str | os.PathLike,
+        weights: str | os.PathLike | None = None,
         *,
         scale: str | float | Fraction | None = None,
         tile: str | int = "auto",
@@ -57,7 +56,8 @@ class Upscaler:
         """Load the network.
 
         Args:
-          weights: a generator's `.safetensors`.
+          weights: a generator's `.safetensors`, or the name of one that comes with the package;
+            None for `pretrained.default()`.
           scale: output over input size; None for the network's. Other ones than the network's
             are reached by it and MATLAB's bicubic from there.
           tile: the longest side of a tile in LR pixels; "auto" for what the memory takes.
@@ -71,7 +71,8 @@ class Upscaler:
 
         Raises: UserError, naming what is wrong.
         """
-        exported = _load(weights)
+        file = pretrained.find(weights, "weights")
+        exported = weights_lib.load_generator(file)
         self._generator, self._variables = exported.generator, exported.variables
         self.network_scale = exported.generator.scale
         self.scale = _scale(scale, self.network_scale)
@@ -90,7 +91,7 @@ class Upscaler:
         self._fast = {"auto": "float32" if on_cpu else "bfloat16"}.get(dtype, dtype)
         self._exact = {"auto": "float32"}.get(dtype, dtype)
         self.settings = {  # all that results depend on
-            "weights": files.sha256(weights),
+            "weights": files.sha256(file),
             "scale": str(self.scale),
             "dtype": [self._fast, self._exact],
             "self_ensemble": self_ensemble,
@@ -229,15 +230,6 @@ class Upscaler:
                     self._generator, self._variables, self._devices, dtype
                 )
             return self._engines[dtype]
-
-
-def _load(path: str | os.PathLike) -> weights_lib.Exported:
-    if path in SHIPPED and not os.path.exists(path):
-        raise UserError(
-            f"weights={path}: no trained weights come with this version: give a file, such as the"
-            f" {path}.safetensors of a run, or what `python -m srgan_jax.convert` makes"
-        )
-    return weights_lib.load_generator(path)
 
 
 def _scale(given: str | float | Fraction | None, of_network: int) -> Fraction:

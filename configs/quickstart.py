@@ -10,15 +10,23 @@ The networks are small (4 blocks of 32 channels; a discriminator a quarter as wi
 generator has no BatchNorm and adds to the bicubic enlargement, which learns faster than the
 paper's. There are no VGG weights to be had without a download, so the GAN phase is the paper's
 SRGAN-MSE.
+
+`--config=configs/quickstart.py:pretrained` is the second phase alone, from the SRResNet that comes
+with the package, `srresnet-fast`, whose generator is larger. Result: not measured yet.
 """
 
 from ml_collections import ConfigDict
 
 from srgan_jax import config
+from srgan_jax.errors import UserError
+
+VARIANTS = ("scratch", "pretrained")
 
 
-def get_config() -> ConfigDict:
-    """The quickstart."""
+def get_config(variant: str = "scratch") -> ConfigDict:
+    """The quickstart, from random weights or from those that come with the package."""
+    if variant not in VARIANTS:
+        raise UserError(f"--config: unknown variant {variant!r}: one of {', '.join(VARIANTS)}")
     c = config.paper()
     c.data.source = "builtin"
     c.data.batch_size = 8
@@ -45,4 +53,12 @@ def get_config() -> ConfigDict:
     c.checkpoint.every_steps = 500
     c.log.every_steps = 100
     c.eval.every_steps = 500
+
+    if variant == "pretrained":
+        c.init_from = "srresnet-fast"
+        c.generator.blocks = 6
+        c.generator.channels = 48
+        c.generator.kernel = 3
+        c.generator.upsample = "direct"
+        c.pretrain.steps = 0
     return c

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from srgan_jax import config, remarks
+from srgan_jax import config, pretrained, remarks, weights
 from srgan_jax.errors import UserError
 from srgan_jax.models import vgg
 
@@ -278,16 +278,28 @@ def test_the_reports_runs(get_config, run, epochs, batch_size):
     assert config.steps_of(c, "gan", steps_per_epoch=2) == epochs
 
 
-@pytest.mark.parametrize("name", ["srgan", "report"])
+@pytest.mark.parametrize("name", ["srgan", "report", "quickstart"])
 def test_an_unknown_variant_is_named_with_the_known(get_config, name):
     with pytest.raises(UserError, match=r"unknown .* 'nonsense': one of "):
         get_config(name, "nonsense")
 
 
-def test_the_quickstart_needs_nothing_that_is_not_there(get_config):
-    c = get_config("quickstart")
+@pytest.mark.parametrize("variant", ["scratch", "pretrained"])
+def test_the_quickstart_needs_nothing_that_is_not_there(get_config, variant):
+    c = get_config("quickstart", variant)
+    config.validate(c)
     assert c.data.source == c.eval.source == "builtin"
     assert c.pretrain.content.vgg == c.gan.content.vgg == 0
+
+
+def test_the_quickstart_fits_the_weights_that_it_starts_from(get_config):
+    c = get_config("quickstart", "pretrained")
+    assert config.has_steps(c, "gan")
+    assert not config.has_steps(c, "pretrain")
+    if c.init_from not in pretrained.names():
+        pytest.skip(f"{c.init_from} does not come with the package yet")
+    held = weights.load_generator(pretrained.find(c.init_from)).generator
+    assert weights.generator_of(c.generator.to_dict()) == held
 
 
 def test_the_common_learning_rate_on_the_command_line_is_every_phases():

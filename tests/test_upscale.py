@@ -530,8 +530,13 @@ def test_the_command_as_a_user_types_it(root, tmp_path, network):
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.count("\n")) == (2, 1)
     assert "say what to enlarge" in err
-    process = start(root, tmp_path, "none", "a.png")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert err.startswith("srgan_jax: error: --weights=none: no such file, and")
-    assert err.count("\n") == 1
+    for weights, flag, message in (
+        ("none", "--sharpness=1", "--weights=none: no such file, and"),
+        (network, "--sharpness=0.5", f"--sharpness=0.5: {network} has no 'srgan' in its name"),
+        (network, "--sharpness=soft", "flag --sharpness=soft"),
+    ):
+        process = start(root, tmp_path, weights, "a.png", flag)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.startswith(f"srgan_jax: error: {message}")
+        assert err.count("\n") == 1

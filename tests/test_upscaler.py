@@ -10,25 +10,25 @@ import pytest
 from PIL import Image
 
 import srgan_jax
-from srgan_jax import resample, weights
+from srgan_jax import files, resample, weights
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import methods
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Variables
-from srgan_jax.upscale import alpha, engine
+from srgan_jax.upscale import alpha, engine, interpolation
 from srgan_jax.upscale import network as programs
 from srgan_jax.upscale.upscaler import Upscaler
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-def random_network(path, **switches):
+def random_network(path, seed=0, **switches):
     """A network whose every parameter and statistic matters, in a file."""
     generator = Generator(**{"blocks": 2, "channels": 8} | switches)
     form = jax.eval_shape(
         lambda: generator.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
     )
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def fill(shape):
         spread = 1 / np.sqrt(max(np.prod(shape.shape[:-1]), 1)) if len(shape.shape) > 1 else 0.1
@@ -230,6 +230,71 @@ def test_bfloat16_is_near(network, photograph):
     exact = Upscaler(network, devices=1)(photograph).astype(float)
     fast = Upscaler(network, devices=1, dtype="bfloat16")(photograph)
     assert 0.05 < np.sqrt(((fast - exact) ** 2).mean()) < 3
+
+
+class TestSharpness:
+    @pytest.fixture
+    def pair(self, tmp_path):
+        """An SRGAN's file, with its SRResNet beside it; both with BatchNorm."""
+        paths = [tmp_path / f"{name}_best.safetensors" for name in ("srresnet", "srgan")]
+        for seed, path in enumerate(paths):
+            random_network(path, seed, blocks=1)
+        return paths
+
+    def test_at_its_ends_it_is_the_networks(self, pair, photograph):
+        smooth, sharp = (Upscaler(path, devices=1)(photograph) for path in pair)
+        assert (smooth != sharp).mean() > 0.5
+        np.testing.assert_array_equal(Upscaler(pair[1], sharpness=0, devices=1)(photograph), smooth)
+        np.testing.assert_array_equal(Upscaler(pair[1], sharpness=1, devices=1)(photograph), sharp)
+        middle = Upscaler(pair[1], sharpness=0.5, devices=1)(photograph)
+        assert (middle != smooth).mean() > 0.5
+        assert (middle != sharp).mean() > 0.5
+
+    def test_parameters_are_on_the_line_between(self):
+        srresnet = Variables({"a": {"kernel": np.float32([0, -2])}}, {})
+        srgan = Variables({"a": {"kernel": np.float32([4, 6])}}, {})
+        for sharpness, expected in ((0, [0, -2]), (0.25, [1, 0]), (0.5, [2, 2]), (1, [4, 6])):
+            found = interpolation.interpolate(srresnet, srgan, sharpness)
+            np.testing.assert_array_equal(found.params["a"]["kernel"], np.float32(expected))
+            assert found.params["a"]["kernel"].dtype == np.float32
+
+    def test_between_are_those_without_batch_norm(self, pair):
+        exported = [weights.load_generator(path) for path in pair]
+        folded = [programs.fold(each.generator, each.variables)[1].params for each in exported]
+        loaded = interpolation.load(pair[1], 0.5)
+        assert loaded.generator == exported[0].generator.clone(norm="none")
+        jax.tree.map(
+            lambda found, a, b: np.testing.assert_allclose(
+                found, (a + b) / 2, rtol=1e-6, atol=1e-7
+            ),
+            loaded.variables.params,
+            *folded,
+        )
+
+    def test_results_depend_on_it_and_on_both_files(self, pair):
+        srresnet, srgan = map(files.sha256, pair)
+        for sharpness, digests in ((1, [srgan]), (0.5, [srgan, srresnet]), (0, [srgan, srresnet])):
+            settings = Upscaler(pair[1], sharpness=sharpness).settings
+            assert (settings["sharpness"], settings["weights"]) == (sharpness, digests)
+
+    @pytest.mark.parametrize("sharpness", [-0.1, 1.1, float("nan"), float("inf")])
+    def test_it_is_from_0_to_1(self, pair, sharpness):
+        with pytest.raises(UserError, match=f"^sharpness={sharpness}: not from 0 to 1"):
+            Upscaler(pair[1], sharpness=sharpness)
+
+    def test_networks_that_do_not_go_together(self, pair):
+        srresnet, srgan = pair
+        with pytest.raises(UserError, match=r"^sharpness=0: .* has no 'srgan' in its name"):
+            Upscaler(srresnet, sharpness=0)
+        random_network(srresnet, blocks=2, mid="none")
+        with pytest.raises(
+            UserError, match=r"architecture than srgan_best.*: blocks=2, not 1; mid=none, not norm$"
+        ):
+            Upscaler(srgan, sharpness=0.5)
+        srresnet.unlink()
+        with pytest.raises(UserError, match=f"^sharpness=0.5: {srresnet} is not there"):
+            Upscaler(srgan, sharpness=0.5)
+        Upscaler(srgan)  # which needs no other
 
 
 class TestAlpha:

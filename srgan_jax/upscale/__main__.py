@@ -23,6 +23,11 @@ WEIGHTS = flags.DEFINE_string(
     f" one that comes with the package: {', '.join(pretrained.names())}. By default"
     f" {pretrained.default()}.",
 )
+SHARPNESS = flags.DEFINE_float(
+    "sharpness",
+    1.0,
+    "From 1, the SRGAN of --weights, down to 0, the SRResNet beside it that it was trained from.",
+)
 SCALE = flags.DEFINE_string(
     "scale",
     None,
@@ -75,10 +80,11 @@ def main(argv: Sequence[str]) -> None:
     """Check the flags, and enlarge as one of the processes that there are."""
     if len(argv) < 2:
         raise UserError("say what to enlarge: python -m srgan_jax.upscale INPUT... [-o OUT]")
-    given = (OUTPUT, WEIGHTS, SCALE, FORMAT, SUFFIX, RECURSIVE, SKIP_EXISTING)
+    given = (OUTPUT, WEIGHTS, SHARPNESS, SCALE, FORMAT, SUFFIX, RECURSIVE, SKIP_EXISTING)
     inputs = {"INPUT": list(argv[1:])}
     settings = command.Settings(
         weights=WEIGHTS.value,
+        sharpness=SHARPNESS.value,
         output=OUTPUT.value,
         scale=SCALE.value,
         tile=TILE.value,

@@ -21,6 +21,7 @@ class Settings(NamedTuple):
     """The flags, which `__main__` describes, and their defaults."""
 
     weights: str | None = None
+    sharpness: float = 1.0
     output: str | None = None
     scale: str | None = None
     tile: str = "auto"
@@ -95,6 +96,7 @@ def make_upscaler(settings: Settings) -> "Upscaler":
     try:
         return Upscaler(
             settings.weights,
+            sharpness=settings.sharpness,
             scale=settings.scale,
             tile=settings.tile,
             dtype=settings.dtype,

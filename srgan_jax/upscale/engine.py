@@ -57,12 +57,11 @@ class Engine:
     def __init__(
         self, generator: Generator, variables: Variables, devices: list[jax.Device], dtype: str
     ):
-        """Arguments: the network, where it runs, and what it computes in.
+        """Arguments: the network, without BatchNorm, where it runs, and what it computes in.
 
         Raises: UserError where not even the smallest window fits (in `run`, too).
         """
-        folded, variables = network.fold(generator, variables)
-        self.generator = folded.clone(dtype=dtype)
+        self.generator = generator.clone(dtype=dtype)
         self.scale = generator.scale
         self.radius = tiles.radius_of(generator)
         under_way = UNDER_WAY.get(devices[0].platform, 2)

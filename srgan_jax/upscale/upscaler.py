@@ -11,12 +11,11 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from srgan_jax import files, images, pretrained, resample
-from srgan_jax import weights as weights_lib
+from srgan_jax import images, pretrained, resample
 from srgan_jax.errors import UserError
 from srgan_jax.images import size_text
 from srgan_jax.upscale import alpha as alpha_lib
-from srgan_jax.upscale import tiles
+from srgan_jax.upscale import interpolation, tiles
 from srgan_jax.upscale.engine import Engine
 from srgan_jax.upscale.rows import LEVELS, cropped, network_rows, quantised
 
@@ -45,6 +44,7 @@ class Upscaler:
         self,
         weights: str | os.PathLike | None = None,
         *,
+        sharpness: float = 1.0,
         scale: str | float | Fraction | None = None,
         tile: str | int = "auto",
         dtype: str = "auto",
@@ -58,6 +58,8 @@ class Upscaler:
         Args:
           weights: a generator's `.safetensors`, or the name of one that comes with the package;
             None for `pretrained.default()`.
+          sharpness: 1 for that network; where it is an SRGAN, down to 0 for the SRResNet that it
+            was trained from, which has to be beside it (`interpolation`).
           scale: output over input size; None for the network's. Other ones than the network's
             are reached by it and MATLAB's bicubic from there.
           tile: the longest side of a tile in LR pixels; "auto" for what the memory takes.
@@ -71,10 +73,10 @@ class Upscaler:
 
         Raises: UserError, naming what is wrong.
         """
-        file = pretrained.find(weights, "weights")
-        exported = weights_lib.load_generator(file)
-        self._generator, self._variables = exported.generator, exported.variables
-        self.network_scale = exported.generator.scale
+        self._generator, self._variables, digests = interpolation.load(
+            pretrained.find(weights, "weights"), sharpness
+        )
+        self.network_scale = self._generator.scale
         self.scale = _scale(scale, self.network_scale)
         self.self_ensemble, self.tileable = self_ensemble, tileable
         for key, value, known in (
@@ -91,7 +93,8 @@ class Upscaler:
         self._fast = {"auto": "float32" if on_cpu else "bfloat16"}.get(dtype, dtype)
         self._exact = {"auto": "float32"}.get(dtype, dtype)
         self.settings = {  # all that results depend on
-            "weights": files.sha256(file),
+            "weights": digests,
+            "sharpness": float(sharpness),
             "scale": str(self.scale),
             "dtype": [self._fast, self._exact],
             "self_ensemble": self_ensemble,

@@ -4,8 +4,10 @@ Keys are `params/LAYER/NAME` and `batch_stats/LAYER/NAME`, and where a moving av
 `ema_params/...` and `ema_batch_stats/...`. The header's metadata entry `HEADER` is JSON.
 """
 
+import copy
 import json
 import os
+import pathlib
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -21,6 +23,13 @@ from srgan_jax.state import Variables, form_of
 
 HEADER = "srgan_jax"
 FORMAT = 1
+
+# Of a config, what may be a path: group and key.
+PATHS = (
+    ("data", "path"), ("data", "lr_path"), ("data", "cache"), ("eval", "path"), ("eval", "lr_path"),
+    ("vgg", "path"), ("", "init_from"),
+)  # fmt: skip
+
 _CONVERT = "python -m srgan_jax.convert makes one of other programs' weights"
 RANGES = {"input": "LR, RGB, NHWC, [0, 1]", "output": "SR, RGB, NHWC, [-1, 1], not clipped"}
 
@@ -63,6 +72,21 @@ def save_generator(
         # Not `save_file`, which makes it unreadable to others, whatever the umask.
         header = {HEADER: json.dumps(metadata)}
         aside.write_bytes(safetensors.numpy.save(arrays, metadata=header))
+
+
+def save_portable(path: str | os.PathLike, exported: Exported) -> None:
+    """Write a generator for others: what it runs with alone, and no folders of this machine.
+
+    Of a moving average and what it is of, the average is kept; of paths in the config that it was
+    trained by, the last part.
+    """
+    training = copy.deepcopy(exported.metadata["training"])
+    config = training.get("config", {})
+    for group, key in PATHS:
+        values = config.get(group, {}) if group else config
+        if values.get(key):
+            values[key] = pathlib.PurePath(values[key]).name
+    save_generator(path, exported.generator, exported.variables, training)
 
 
 def architecture(generator: Generator) -> dict[str, Any]:

@@ -419,8 +419,34 @@ def test_the_command_exports_and_verifies(ending, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == sorted([ours, out])
     with pytest.raises(UserError, match=f"missing/g{ending}: cannot be written"):
         command.convert(str(ours), str(tmp_path / "missing" / out.name), check=False)
-    with pytest.raises(UserError, match="is srgan_jax's own already"):
-        command.convert(str(ours), str(tmp_path / "again.safetensors"), check=False)
+
+
+def test_ours_is_made_ready_to_pass_on(tmp_path):
+    generator, average = random_generator({})
+    last = jax.tree.map(lambda x: x + 1, average)
+    paths = {"path": "/home/me/train", "lr_path": ""}
+    config = {
+        "data": paths | {"crop": 96},
+        "vgg": {"path": "keras"},
+        "init_from": "runs/a.safetensors",
+    }
+    ours, out = tmp_path / "g.safetensors", tmp_path / "out.safetensors"
+    training = {"network": "srgan", "config": config}
+    weights.save_generator(ours, generator, last, training, ema=average)
+    command.convert(str(ours), str(out), check=False)
+    before, after = weights.load_generator(ours), weights.load_generator(out)
+    assert after.generator == before.generator == generator
+    jax.tree.map(np.testing.assert_array_equal, after.variables, average)
+    assert not after.metadata["ema"]
+    assert out.stat().st_size < 0.6 * ours.stat().st_size
+    told = after.metadata["training"]
+    assert told["network"] == "srgan"
+    assert told["config"] == {
+        "data": {"path": "train", "lr_path": "", "crop": 96},
+        "vgg": {"path": "keras"},
+        "init_from": "a.safetensors",
+    }
+    assert before.metadata["training"]["config"]["data"]["path"] == "/home/me/train"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -147,7 +148,7 @@ def miniature(root, cache, tmp_path_factory) -> pathlib.Path:
     stopped = reproduce(root, cache, *flags, "--slice_minutes=0.2")
     assert stopped.returncode == 0, stopped.stderr
     assert not (folder / "docs/results.md").exists() or "SRGAN" in stopped.stdout
-    done = reproduce(root, cache, *flags)
+    done = reproduce(root, cache, *flags, f"--ship={folder / 'shipped'}")
     assert done.returncode == 0, done.stderr
     assert f"written: {folder / 'docs/results.md'}" in done.stdout
     return folder
@@ -169,6 +170,26 @@ def test_an_srgan_starts_from_the_srresnet_of_its_seed(miniature):
     assert config["init_from"] == str(
         miniature / "out/table1/srresnet_mse/seed1/srresnet.safetensors"
     )
+
+
+def test_a_miniature_is_shipped(miniature):
+    for network, run in (("srresnet", "srresnet_mse"), ("srgan", "mse")):
+        trained = weights.load_generator(
+            miniature / "out/table1" / run / f"seed0/{network}.safetensors"
+        )
+        shipped = weights.load_generator(miniature / "shipped" / f"{network}.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, shipped.variables, trained.variables)
+        assert str(miniature) not in json.dumps(shipped.metadata)
+
+
+def test_of_several_srgans_the_last_is_shipped():
+    every = plan.table_1(base(), 3, 2, plain=True)
+    assert [run.folder for run in work.shipped(every)] == [
+        "table1/srresnet_mse/seed0",
+        "table1/vgg34/seed0",
+    ]
+    assert [run.title for run in work.shipped(every[:1])] == ["SRResNet-MSE"]
+    assert work.shipped(plan.recipe(base())) == []
 
 
 def test_a_miniature_is_documented(miniature):
@@ -251,7 +272,9 @@ def test_what_cannot_be_read_is_told_before_anything_is_trained(tmp_path, asked,
     usual = {"data": "", "steps": 10, "miniature": True}
     given = {key: value.format(**places) for key, value in asked.items()}
     with pytest.raises(UserError, match=said):
-        work.reproduce(dataclasses.replace(ASKED, **(usual | given)), tmp_path, tmp_path, "command")
+        work.reproduce(
+            dataclasses.replace(ASKED, **(usual | given)), tmp_path, tmp_path, None, "command"
+        )
     assert not list(tmp_path.glob("table1/*/*/checkpoints/*"))
 
 

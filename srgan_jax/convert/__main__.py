@@ -4,8 +4,8 @@
 
 SRC is a generator that one of PyTorch's SRGAN projects trained, ImageNet VGG19 in any of its
 forms, or a generator of ours; what it is, its content tells. It may be the name of a generator that
-comes with the package. DST's ending says what is written: .safetensors (ours), and of generators
-also .onnx, .pth or .stablehlo.
+comes with the package. DST's ending says what is written: .safetensors (ours; of ours, what it runs
+with alone, to pass on), and of generators also .onnx, .pth or .stablehlo.
 """
 
 import pathlib
@@ -136,9 +136,6 @@ def convert(source: str, target: str, check: bool) -> None:
         raise UserError(f"{target}: is SRC itself: give another name")
     if found.vgg and out.suffix != ".safetensors":
         raise UserError(f"{target}: VGG19 is written as .safetensors only")
-    if out.suffix == ".safetensors" and not (found.vgg or found.generator):
-        endings = ", ".join(WRITERS)
-        raise UserError(f"{source}: is srgan_jax's own already: DST then ends in {endings}")
     print(source)
     for name, text in found.described:
         _say(name, text)
@@ -154,11 +151,10 @@ def convert(source: str, target: str, check: bool) -> None:
 
 def _write(out: pathlib.Path, exported: weights.Exported, check: bool) -> None:
     """Write a generator in the form of the file's ending. Raises: UserError."""
-    generator, variables, metadata = exported
     if out.suffix == ".safetensors":
-        weights.save_generator(out, generator, variables, metadata["training"])
+        weights.save_portable(out, exported)
         return
-    data = WRITERS[out.suffix](generator, variables)
+    data = WRITERS[out.suffix](exported.generator, exported.variables)
     if check:
         _say("verified", verify.export(data, out.suffix, exported))
     with files.replacing(out) as aside:

@@ -55,6 +55,10 @@ EXPERIMENTS = flags.DEFINE_list(
 )
 OUT = flags.DEFINE_string("out", "runs/reproduce", "Folder of all trainings.")
 DOCS = flags.DEFINE_string("docs", None, "Folder of results.md; by default --out.")
+SHIP = flags.DEFINE_string(
+    "ship", None, "Folder for srresnet.safetensors and srgan.safetensors in the end, such as"
+    " srgan_jax/pretrained: of table 1 SRResNet-MSE and the last SRGAN, seed 0."
+)  # fmt: skip
 SLICE = flags.DEFINE_float(
     "slice_minutes", None, "Stop after so many; the same command goes on.", lower_bound=0.01
 )
@@ -79,6 +83,9 @@ def main(argv: Sequence[str]) -> None:
     steps = STEPS.value or (MINIATURE_STEPS if MINIATURE.value else None)
     out = files.make_folder(pathlib.Path(OUT.value).expanduser(), "--out")
     docs = files.make_folder(pathlib.Path(DOCS.value).expanduser(), "--docs") if DOCS.value else out
+    ship = (
+        files.make_folder(pathlib.Path(SHIP.value).expanduser(), "--ship") if SHIP.value else None
+    )
     asked = work.Asked(
         data=_path(DATA.value),
         val=_path(VAL.value),
@@ -94,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         experiments=tuple(experiments),
     )
     with _stopped_after(SLICE.value):
-        work.reproduce(asked, out, docs, _command())
+        work.reproduce(asked, out, docs, ship, _command())
 
 
 def _path(given: str | None) -> str:
@@ -105,7 +112,14 @@ def _command() -> str:
     """What was given, without the folders of this machine."""
     shown = ["python -m srgan_jax.reproduce"]
     kinds: dict[str, Any] = {"data": "DIR", "val": "DIR", "tests": "DIR", "vgg": "FILE"}
-    kinds |= {"niqe": "FILE", "lpips": "FILE", "out": None, "docs": None, "slice_minutes": None}
+    kinds |= {
+        "niqe": "FILE",
+        "lpips": "FILE",
+        "out": None,
+        "docs": None,
+        "ship": None,
+        "slice_minutes": None,
+    }
     for flag in flags.FLAGS.get_flags_for_module("__main__"):
         if flag.present and (shown_as := kinds.get(flag.name, flag.value)) is not None:
             is_on = shown_as is True

@@ -73,8 +73,12 @@ def step_seconds(run: Run) -> float:
 
 def is_trained(run: Run, out: pathlib.Path) -> bool:
     """Whether a run ended, and measured itself."""
-    folder = out / run.folder
-    return all((folder / name).exists() for name in (f"{run.network}.safetensors", "results.json"))
+    return exported_by(run, out).exists() and (out / run.folder / "results.json").exists()
+
+
+def exported_by(run: Run, out: pathlib.Path) -> pathlib.Path:
+    """The file of its generator."""
+    return out / run.folder / f"{run.network}.safetensors"
 
 
 def train_one(run: Run, out: pathlib.Path, steps: int) -> bool:
@@ -91,7 +95,7 @@ def measure(run: Run, out: pathlib.Path, sets: dict[str, TestSet], measures: Mea
         return
     rows: list[Row] = []
     sizes = {}
-    exported = weights.load_generator(out / run.folder / f"{run.network}.safetensors")
+    exported = weights.load_generator(exported_by(run, out))
     methods = {run.title: network(exported.generator, exported.variables)}
     for label, found in sets.items():
         values = {}

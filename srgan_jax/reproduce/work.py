@@ -56,13 +56,16 @@ class Asked:
         }
 
 
-def reproduce(asked: Asked, out: pathlib.Path, docs: pathlib.Path, command: str) -> None:
+def reproduce(
+    asked: Asked, out: pathlib.Path, docs: pathlib.Path, ship: pathlib.Path | None, command: str
+) -> None:
     """Do what is not done yet, and write results.md after each training.
 
     Args:
       asked: what.
       out: the folder of all trainings.
       docs: the folder of results.md.
+      ship: that of the generators that are to come with the package; None: none are.
       command: that is being run, for the document.
 
     Raises: UserError.
@@ -93,6 +96,19 @@ def reproduce(asked: Asked, out: pathlib.Path, docs: pathlib.Path, command: str)
         trained = [runs.read(one, out, steps[one.folder]) for one in complete]
         write(trained, asked, out, docs, command)
     say(f"written: {docs / 'results.md'}")
+    if ship:
+        for run in shipped(complete):
+            file = ship / f"{run.network}.safetensors"
+            weights.save_portable(file, weights.load_generator(runs.exported_by(run, out)))
+            say(f"written: {file}, {run.title} of seed {run.seed}")
+
+
+def shipped(complete: list[Run]) -> list[Run]:
+    """Of table 1's first seed, the SRResNet by the pixel loss and the last SRGAN, if trained."""
+    first = [run for run in complete if run.experiment == "table1" and run.seed == 0]
+    return [run for run in first if run.name == plan.PARENT] + [
+        run for run in first if run.phase == "gan"
+    ][-1:]
 
 
 def base_config(asked: Asked) -> ConfigDict:
@@ -192,7 +208,7 @@ def panels(
     scale = shown[0].config.generator.scale
     methods: dict[str, Method] = {"bicubic": baseline("bicubic", scale)}
     for run in shown:
-        exported = weights.load_generator(out / run.folder / f"{run.network}.safetensors")
+        exported = weights.load_generator(runs.exported_by(run, out))
         methods[run.title] = network(exported.generator, exported.variables)
     pairs = []
     for split in ("validation", "train") if asked.data else ("validation",):

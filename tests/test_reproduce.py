@@ -308,7 +308,9 @@ def trained(title="SRResNet-MSE", seed=0, psnr=32.0, experiment="table1", **run)
 
 
 def results(*of: runs.Trained) -> str:
-    return document.results(of, title="Results", command="python -m x", pictures={})
+    return document.results(
+        of, title="Results", command="python -m x", recipe="the paper's", pictures={}
+    )
 
 
 def test_ours_are_beside_the_published_ones():
@@ -348,7 +350,7 @@ def test_lengths_by_steps_are_shares(tmp_path):
     found = runs.kept_plan(tmp_path, asked, planned)
     assert found["table1/srresnet_mse/seed0"] == 6000
     assert found["table1/vgg34/seed0"] == 2000
-    with pytest.raises(UserError, match=r"--steps=500: .* begun with 6000"):
+    with pytest.raises(UserError, match=r"--steps=500: .* begun with --steps=6000"):
         runs.kept_plan(tmp_path, asked | {"steps": 500}, planned)
     # More seeds are added to what is there.
     more = runs.kept_plan(tmp_path, asked, plan.table_1(base(), 3, 2, plain=True))

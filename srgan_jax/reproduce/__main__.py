@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--data is missing: a folder of photographs, or --miniature")
     if not importlib.util.find_spec("matplotlib"):
         raise UserError("matplotlib draws the curves: pip install -e .[reproduce]")
-    from srgan_jax.reproduce import plan, work  # late: a mistyped flag is told at once
+    from srgan_jax import processes  # late: a mistyped flag is told at once
+    from srgan_jax.reproduce import plan, work
 
     experiments = plan.chosen(EXPERIMENTS.value)
     steps = STEPS.value or (MINIATURE_STEPS if MINIATURE.value else None)
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         miniature=MINIATURE.value,
         experiments=tuple(experiments),
     )
-    with _stopped_after(SLICE.value):
+    with processes.on_signals(), _stopped_after(SLICE.value):  # those that no training takes
         work.reproduce(asked, out, docs, ship, _command())
 
 

@@ -4,7 +4,6 @@ import datetime
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from srgan_jax.evaluate import report
 from srgan_jax.evaluate.report import PAPER, REPORT, markdown_table, number
@@ -17,7 +16,7 @@ SIDE = 512  # of the report's photograph
 
 
 def results(
-    trained: Sequence[Trained], *, title: str, command: str, pictures: dict[str, str]
+    trained: Sequence[Trained], *, title: str, command: str, recipe: str, pictures: dict[str, str]
 ) -> str:
     """The whole document.
 
@@ -25,6 +24,7 @@ def results(
       trained: complete runs, of any experiments.
       title: its first line.
       command: that gave it.
+      recipe: how the networks of table 1 were trained, in words.
       pictures: files to show by what they are: "curves", "pictures", and panels by their names.
     """
     by_experiment: dict[str, list[Trained]] = {}
@@ -33,14 +33,14 @@ def results(
     parts = [f"# {title}", f"`{command}`", _made_with(trained)]
     if table := by_experiment.get("table1"):
         parts += _table_1(table)
-        parts += [_trainings(table)]
+        parts += [_trainings(table, recipe)]
         if "curves" in pictures:
             parts += [f"![Training curves]({pictures['curves']})"]
         parts += [_photographs(table)]
-    if recipe := by_experiment.get("recipe"):
-        parts += [_recipe(recipe)]
-    if counts := by_experiment.get("pictures"):
-        parts += [_pictures(counts)]
+    if changed := by_experiment.get("recipe"):
+        parts += [_recipe(changed)]
+    if fewer := by_experiment.get("pictures"):
+        parts += [_pictures(fewer)]
         if "pictures" in pictures:
             parts += [f"![PSNR over the number of pictures]({pictures['pictures']})"]
     panels = {name: file for name, file in pictures.items() if name not in ("curves", "pictures")}
@@ -140,7 +140,7 @@ def _convention(convention: str, sets: list[str], groups: dict[str, list[Trained
     return markdown_table(head, lines)
 
 
-def _trainings(table: list[Trained]) -> str:
+def _trainings(table: list[Trained], recipe: str) -> str:
     lines = []
     for title, ones in _grouped(table).items():
         config = ones[0].run.config
@@ -156,7 +156,7 @@ def _trainings(table: list[Trained]) -> str:
             ]
         )
     head = ["network", "updates", "batch", "computed in", "images/s", "minutes", "validation, dB"]
-    return "## Trainings\n\n" + markdown_table(head, lines)
+    return f"## Trainings\n\nRecipe: {recipe}.\n\n" + markdown_table(head, lines)
 
 
 def _photographs(table: list[Trained]) -> str:
@@ -214,9 +214,3 @@ def _pictures(trained: list[Trained]) -> str:
         "## How many pictures\n\nSRResNet-MSE on fewer pictures, evenly spread over all, one seed,"
         " on the validation set, convention `modern`.\n\n" + markdown_table(head, lines)
     )
-
-
-def of_flags(flags: dict[str, Any]) -> str:
-    """A command line from flags that were given, without the folders of one machine."""
-    shown = [f"--{name}={value}" for name, value in flags.items()]
-    return " ".join(["python -m srgan_jax.reproduce", *shown])

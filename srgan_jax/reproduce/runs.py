@@ -187,8 +187,8 @@ def kept_plan(out: pathlib.Path, asked: dict[str, Any], runs: list[Run]) -> dict
             before = held["asked"].get(flag)
             if before != value:
                 raise UserError(
-                    f"--{flag}={value}: what is in {out} was begun with {before}: give that, or"
-                    " another --out"
+                    f"--{flag}={value}: what is in {out} was begun with --{flag}={before}: give"
+                    " that, or another --out"
                 )
     new = [run for run in runs if run.folder not in held["steps"]]
     if new:

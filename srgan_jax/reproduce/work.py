@@ -193,7 +193,8 @@ def write(
             drawn.save(aside, quality=90)
         pictures[name] = f"results/{name}.jpg"
     title = "Results of a miniature, to see that all of it works" if asked.miniature else "Results"
-    text = document.results(trained, title=title, command=command, pictures=pictures)
+    recipe = "the paper's" + ("" if asked.plain else ", but: " + "; ".join(plan.CHANGES))
+    text = document.results(trained, title=title, command=command, recipe=recipe, pictures=pictures)
     with files.replacing(docs / "results.md") as aside:
         aside.write_text(text)
 

@@ -58,6 +58,8 @@ def load_pictures(config: ConfigDict, *, progress: bool) -> tuple[Packed, Packed
         progress=progress,
     )
     count = config.data.pictures or len(pictures)
+    if count > len(pictures):
+        raise UserError(f"config.data.pictures={count}: there are {len(pictures)}")
     return pictures.spread(count), lr_pictures and lr_pictures.spread(count)
 
 

@@ -78,9 +78,12 @@ def save_portable(path: str | os.PathLike, exported: Exported) -> None:
     """Write a generator for others: what it runs with alone, and no folders of this machine.
 
     Of a moving average and what it is of, the average is kept; of paths in the config that it was
-    trained by, the last part.
+    trained by, the last part; of what changed of it on the way, no path.
     """
     training = copy.deepcopy(exported.metadata["training"])
+    paths = tuple(f"{group}.{key}:" if group else f"{key}:" for group, key in PATHS)
+    for change in training.get("changed", []):
+        change["config"] = [line for line in change["config"] if not line.startswith(paths)]
     config = training.get("config", {})
     for group, key in PATHS:
         values = config.get(group, {}) if group else config

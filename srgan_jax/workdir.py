@@ -1,6 +1,7 @@
 """A run's folder: whose it is, what made it, and its small files."""
 
 import contextlib
+import datetime
 import fcntl
 import importlib.metadata
 import json
@@ -144,6 +145,7 @@ class Workdir:
 def environment() -> dict[str, Any]:
     """What a result depends on beside the config."""
     return {
+        "date": datetime.date.today().isoformat(),
         "command": sys.argv,
         "revision": source_revision(),
         "python": platform.python_version(),

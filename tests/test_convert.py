@@ -431,7 +431,12 @@ def test_ours_is_made_ready_to_pass_on(tmp_path):
         "init_from": "runs/a.safetensors",
     }
     ours, out = tmp_path / "g.safetensors", tmp_path / "out.safetensors"
-    training = {"network": "srgan", "config": config}
+    lines = ["data.path: /home/me/a -> /home/me/b", "init_from:  -> /home/me/c", "seed: 0 -> 1"]
+    training = {
+        "network": "srgan",
+        "config": config,
+        "changed": [{"after_step": 1, "config": lines}],
+    }
     weights.save_generator(ours, generator, last, training, ema=average)
     command.convert(str(ours), str(out), check=False)
     before, after = weights.load_generator(ours), weights.load_generator(out)
@@ -441,6 +446,7 @@ def test_ours_is_made_ready_to_pass_on(tmp_path):
     assert out.stat().st_size < 0.6 * ours.stat().st_size
     told = after.metadata["training"]
     assert told["network"] == "srgan"
+    assert told["changed"] == [{"after_step": 1, "config": ["seed: 0 -> 1"]}]
     assert told["config"] == {
         "data": {"path": "train", "lr_path": "", "crop": 96},
         "vgg": {"path": "keras"},

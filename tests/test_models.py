@@ -175,6 +175,15 @@ def test_direct_is_one_convolution_and_one_pixel_shuffle(scale):
     np.testing.assert_array_equal(sr, depth_to_space(of_last, scale))
 
 
+@pytest.mark.parametrize("upsample", ["shuffle", "direct"])
+def test_sr_is_float32_also_where_the_rest_is_not(upsample):
+    x = random_image(1, 6, 5, 3)
+    module = Generator(upsample=upsample, dtype="bfloat16", **SMALL)
+    sr, _ = run(module, random_variables(module, x, train=False), x, train=False)
+    assert sr.dtype == jnp.float32
+    assert (sr != sr.astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9
+
+
 def in_blocks(image: jax.Array) -> bool:
     """Whether every 2x2 block is of one colour."""
     first = np.repeat(np.repeat(image[:, ::2, ::2], 2, axis=1), 2, axis=2)

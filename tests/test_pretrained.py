@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_upscaler import random_network
 
-from srgan_jax import config, files, pretrained, recipes, train, weights
+from srgan_jax import compiled, config, files, pretrained, recipes, train, weights
 from srgan_jax.convert import __main__ as convert
 from srgan_jax.errors import UserError
 from srgan_jax.evaluate import arguments
@@ -89,7 +89,7 @@ def test_upscaler(shipped, noise):
 
 
 def test_the_command_that_enlarges_says_what_it_took(shipped, noise, monkeypatch, capsys):
-    monkeypatch.setattr(command, "keep_compiled", lambda: None)
+    monkeypatch.setattr(compiled, "keep", lambda: None)
     Image.fromarray(noise(8, 8)).save("a.png")
     command.run(["a.png"], command.Settings(devices="1"))
     assert capsys.readouterr().out.startswith("with srgan-fast, which comes with the package\n")
@@ -158,6 +158,9 @@ class TestFiles:
         assert training["network"] == path.stem.split("-")[0]
         assert training["step"] > 0
         assert training["config"]["generator"]["scale"] == 4
+        assert not training["changed"]
+        for group in ("data", "eval", "vgg"):  # no folders of the machine that trained it
+            assert "/" not in training["config"][group]["path"]
 
     def test_it_is_documented(self, path, root):
         lines = (root / "docs" / "models.md").read_text().splitlines()

@@ -17,6 +17,7 @@ from PIL import Image, ImageCms
 from test_processes import free_port
 from test_upscaler import random_network, with_alpha
 
+from srgan_jax import compiled
 from srgan_jax.errors import UserError
 from srgan_jax.upscale import command, jobs, reading, writing
 from srgan_jax.upscale.upscaler import Upscaler
@@ -45,7 +46,7 @@ def photograph():
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """What is compiled is kept for these tests alone."""
-    monkeypatch.setattr(command, "keep_compiled", lambda: None)
+    monkeypatch.setattr(compiled, "keep", lambda: None)
 
 
 @pytest.fixture

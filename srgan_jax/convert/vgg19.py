@@ -199,6 +199,21 @@ def save(path: str | os.PathLike, found: Found) -> None:
         aside.write_bytes(safetensors.numpy.save(arrays, metadata={HEADER: json.dumps(header)}))
 
 
+def read(given: str, named: str) -> Found:
+    """VGG19 from a file (`ACCEPTED`), or a name in `DOWNLOADS`, which `named` tells in messages.
+
+    Raises: UserError where it cannot be had or is something else.
+    """
+    path = DOWNLOADS[given]() if given in DOWNLOADS else given
+    try:
+        found = find(path, tensors.read(path))
+    except UserError as error:
+        raise UserError(f"{named.partition('=')[0]}: {error}") from error
+    if found is None:
+        raise UserError(f"{named}: no VGG19: accepted is {ACCEPTED}")
+    return found
+
+
 def load(given: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
     """The network for these layers, and its parameters.
 
@@ -214,14 +229,8 @@ def load(given: str, layers: tuple[str, ...]) -> tuple[vgg.VGG19, Params]:
             f" give a file, or {' or '.join(DOWNLOADS)} to download it, or a variant without it,"
             " such as --config=configs/srgan.py:mse"
         )
-    path = DOWNLOADS[given]() if given in DOWNLOADS else given
     named = f"config.vgg.path={given}"
-    try:
-        found = find(path, tensors.read(path))
-    except UserError as error:
-        raise UserError(f"config.vgg.path: {error}") from error
-    if found is None:
-        raise UserError(f"{named}: no VGG19: accepted is {ACCEPTED}")
+    found = read(given, named)
     needed = vgg.convolutions_needed(layers)
     missing = [name for name in needed if name not in found.convolutions]
     if missing:

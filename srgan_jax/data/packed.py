@@ -64,8 +64,8 @@ class Packed:
         return self.blocks.reshape(-1)[start : start + shape[0] * shape[1] * 3].reshape(shape)
 
     def spread(self, count: int) -> "Packed":
-        """So many of the pictures, evenly spread over all; all where there are no more."""
-        if count >= len(self):
+        """So many of the pictures, evenly spread over all; as large in memory as all."""
+        if count == len(self):
             return self
         kept = np.arange(count) * len(self) // count
         return dataclasses.replace(

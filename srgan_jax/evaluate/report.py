@@ -97,6 +97,40 @@ PAPER = {
         "SRGAN-VGG54": (25.16, 0.6688),
     },
 }
+# Published elsewhere, x4: {convention: ((set, whose, {metric: value}), ...)}. "modern" of BSD100
+# by tf-perceptual-eusr, of the images that the paper's authors released.
+_RELEASED = {
+    "SRResNet-MSE": (27.601, 0.737),
+    "SRResNet-VGG22": (26.322, 0.694),
+    "SRGAN-MSE": (25.981, 0.643),
+    "SRGAN-VGG22": (25.697, 0.660),
+    "SRGAN-VGG54": (25.176, 0.641),
+}
+_SETS = ("Set5", "Set14", "BSD100")
+_SRRESNETS = {
+    "SRResNet of Lornatang": (32.16, 28.57, 27.56),
+    "SRResNet of trevor-m": (32.11, 28.61, 27.57),
+    "SRResNet of sgrvinod": (31.93, 28.59, 27.59),
+}
+_BASICSR = {"MSRResNet of BasicSR": (30.25, 26.78), "MSRGAN of BasicSR": (28.02, 24.75)}
+OTHERS: dict[str, tuple[tuple[str, str, dict[str, float]], ...]] = {
+    "modern": (
+        *(
+            (name, whose, {"psnr": psnr})
+            for whose, values in _SRRESNETS.items()
+            for name, psnr in zip(_SETS, values, strict=True)
+        ),
+        *(
+            ("BSD100", f"{whose}, the authors' images", {"psnr": psnr, "ssim": ssim})
+            for whose, (psnr, ssim) in _RELEASED.items()
+        ),
+    ),
+    "rgb": tuple(
+        (name, whose, {"psnr": psnr})
+        for whose, values in _BASICSR.items()
+        for name, psnr in zip(_SETS, values, strict=False)
+    ),
+}
 TABLE_1 = ("SRResNet-MSE", "SRResNet-VGG22", "SRGAN-MSE", "SRGAN-VGG22", "SRGAN-VGG54")
 TABLE_2 = ("nearest", "bicubic", "SRResNet-MSE", "SRGAN-VGG54")
 

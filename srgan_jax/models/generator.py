@@ -173,12 +173,9 @@ class Generator(nn.Module):
             x = activation(conv(self.channels, "conv_hr")(x), "prelu_hr")
 
         kernel_init = Conv.kernel_init if self.base != "bicubic" else nn.initializers.zeros
-        how: dict[str, Any] = {"shuffle": shuffle, "kernel_init": kernel_init}
-        if self.last_factor == 1:
-            x = conv(3, "conv_out", self.kernel, last=True, **how)(x)
-        else:
-            x = conv(3 * self.last_factor**2, "conv_out", self.kernel, **how)(x)
-            x = depth_to_space(x.astype(jnp.float32), self.last_factor)
+        width = 3 * self.last_factor**2
+        how: dict[str, Any] = {"shuffle": shuffle, "last": True, "kernel_init": kernel_init}
+        x = depth_to_space(conv(width, "conv_out", self.kernel, **how)(x), self.last_factor)
         if self.base == "bicubic":
             return ranges.unit_to_signed(resample.bicubic(lr_image, self.scale, quantise=False)) + x
         if self.base == "bilinear":

@@ -15,7 +15,7 @@ from srgan_jax.models.operations import (
     channel_sum,
     conv,
     depth_to_space,
-    narrow_conv,
+    last_conv,
     shuffled_kernel,
     spread,
 )
@@ -37,7 +37,7 @@ class Conv(nn.Module):
       kernel_init: of [side, side, C, features].
       before_norm: whether BatchNorm follows, which takes the bias away again: in training its
         gradient is nothing but rounding, and is not computed.
-      last: whether it makes the network's result: few channels, in float32.
+      last: whether it makes the network's result, in float32.
       dtype: float32 or bfloat16, also of the output where it is not the last.
     """
 
@@ -62,7 +62,7 @@ class Conv(nn.Module):
             kernel = shuffled_kernel(kernel, self.shuffle)
             bias = jnp.tile(bias, self.shuffle**2)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = narrow_conv(x, kernel) if self.last else conv(x, kernel, self.stride)
+        y = last_conv(x, kernel) if self.last else conv(x, kernel, self.stride)
         y = (y + spread(bias, y.shape)).astype(y.dtype)
         return depth_to_space(y, self.shuffle)
 

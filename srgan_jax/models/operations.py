@@ -15,6 +15,9 @@ from jax import lax
 # Positions that a product adds up one after the other, in float32.
 LONGEST_SUM = 1024
 
+# Output channels up to which `last_conv` has forms of its own on CPUs: 3, or 12 before a shuffle.
+NARROW = 16
+
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     """Pixel shuffle, [B, H, W, r * r * C] to [B, r * H, r * W, C], r the factor.
@@ -122,39 +125,34 @@ def _image_gradient_shuffled(gradient: jax.Array, kernel: jax.Array) -> jax.Arra
 
 
 @jax.custom_vjp
-def narrow_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution of few output channels, in float32.
+def last_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution whose result is float32, whatever it computes in.
 
-    CPUs compute many output channels at once, and so are faster at wider ones: a convolution of
-    the kernel's rows, which are added up, and for the kernel's gradient one with the roles changed.
+    CPUs compute many output channels at once, and so are faster at wider ones: up to `NARROW`
+    channels it is a convolution of the kernel's rows, which are added up, and for the kernel's
+    gradient one with the roles changed.
     """
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=_by_rows,
-        default=functools.partial(plain_conv, preferred_element_type=jnp.float32),
-    )
+    plain = functools.partial(plain_conv, preferred_element_type=jnp.float32)
+    cpu = _by_rows if kernel.shape[-1] <= NARROW else plain
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
 
 
-def _narrow_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
-    return narrow_conv(x, kernel), (x, kernel)
+def _last_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
+    return last_conv(x, kernel), (x, kernel)
 
 
-def _narrow_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _last_backward(saved: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     gradient = gradient.astype(x.dtype)
     # Turned around, from output channels to input channels.
     of_x = plain_conv(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
-    of_kernel = lax.platform_dependent(
-        x,
-        gradient,
-        cpu=functools.partial(_kernel_gradient_turned, kernel.shape[0]),
-        default=functools.partial(_kernel_gradient, kernel),
-    )
-    return of_x, of_kernel
+    plain = functools.partial(_kernel_gradient, kernel)
+    turned = functools.partial(_kernel_gradient_turned, kernel.shape[0])
+    cpu = turned if kernel.shape[-1] <= NARROW else plain
+    return of_x, lax.platform_dependent(x, gradient, cpu=cpu, default=plain)
 
 
-narrow_conv.defvjp(_narrow_forward, _narrow_backward)
+last_conv.defvjp(_last_forward, _last_backward)
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -11,7 +11,6 @@ MATLAB's bicubic), and writes results.md with tables, curves and panels. What is
 import contextlib
 import importlib.util
 import os
-import pathlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ VGG = flags.DEFINE_string(
 NIQE = flags.DEFINE_string("niqe", None, "As of python -m srgan_jax.evaluate.")
 LPIPS = flags.DEFINE_multi_string("lpips", [], "As of python -m srgan_jax.evaluate.")
 MINUTES = flags.DEFINE_float(
-    "minutes", 30.0, "Of training SRResNet-MSE; the others, which start from it, take a third.",
+    "minutes", 30.0, "Of training table 1's SRResNet-MSE; all others take a third.",
     lower_bound=0.01,
 )  # fmt: skip
 STEPS = flags.DEFINE_integer(
@@ -77,36 +76,42 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--data is missing: a folder of photographs, or --miniature")
     if not importlib.util.find_spec("matplotlib"):
         raise UserError("matplotlib draws the curves: pip install -e .[reproduce]")
-    from srgan_jax import processes  # late: a mistyped flag is told at once
+    from srgan_jax import compiled, processes  # late: a mistyped flag is told at once
+    from srgan_jax.convert import vgg19
     from srgan_jax.reproduce import plan, work
 
-    experiments = plan.chosen(EXPERIMENTS.value)
-    steps = STEPS.value or (MINIATURE_STEPS if MINIATURE.value else None)
-    out = files.make_folder(pathlib.Path(OUT.value).expanduser(), "--out")
-    docs = files.make_folder(pathlib.Path(DOCS.value).expanduser(), "--docs") if DOCS.value else out
-    ship = (
-        files.make_folder(pathlib.Path(SHIP.value).expanduser(), "--ship") if SHIP.value else None
-    )
+    if STEPS.present and MINUTES.present:
+        raise UserError("--steps and --minutes: give one of them")
+    steps = STEPS.value
+    if MINIATURE.value and not MINUTES.present:
+        steps = steps or MINIATURE_STEPS
+    out = files.make_folder(_absolute(OUT.value), "--out")
     asked = work.Asked(
-        data=_path(DATA.value),
-        val=_path(VAL.value),
-        tests=_path(TESTS.value),
-        vgg=_path(VGG.value),
-        niqe=_path(NIQE.value),
-        lpips=[os.path.expanduser(path) for path in LPIPS.value],
+        data=_absolute(DATA.value),
+        val=_absolute(VAL.value),
+        tests=_absolute(TESTS.value),
+        vgg=VGG.value if VGG.value in vgg19.DOWNLOADS else _absolute(VGG.value),
+        niqe=_absolute(NIQE.value),
+        lpips=[_absolute(path) for path in LPIPS.value],
         minutes=MINUTES.value,
         steps=steps,
         seeds=SEEDS.value,
         plain=RECIPE.value == "paper",
         miniature=MINIATURE.value,
-        experiments=tuple(experiments),
+        experiments=tuple(plan.chosen(EXPERIMENTS.value)),
+        out=out,
+        docs=files.make_folder(_absolute(DOCS.value), "--docs") if DOCS.value else out,
+        ship=files.make_folder(_absolute(SHIP.value), "--ship") if SHIP.value else None,
+        command=_command(),
     )
+    compiled.keep()
     with processes.on_signals(), _stopped_after(SLICE.value):  # those that no training takes
-        work.reproduce(asked, out, docs, ship, _command())
+        work.reproduce(asked)
 
 
-def _path(given: str | None) -> str:
-    return os.path.expanduser(given) if given else ""
+def _absolute(given: str | None) -> str:
+    """The same however it was spelled: runs are told apart by it."""
+    return os.path.abspath(os.path.expanduser(given)) if given else ""
 
 
 def _command() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import matplotlib.figure
 
 from srgan_jax import files
-from srgan_jax.reproduce.runs import Trained
+from srgan_jax.reproduce.records import Trained
 
 PSNR = "eval/modern/psnr"
 SIZE = (9.0, 3.6)  # inches
@@ -17,16 +17,18 @@ def draw(path: pathlib.Path, trained: Sequence[Trained]) -> None:
 
     A colour is a network, a line a seed. Raises: UserError where the file cannot be written.
     """
-    adversarial = [one for one in trained if one.run.phase == "gan"]
+    adversarial = [one for one in trained if one.phase == "gan"]
     figure = matplotlib.figure.Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots(1, 1 + bool(adversarial), squeeze=False)[0]
-    colours = {title: f"C{i}" for i, title in enumerate(dict.fromkeys(map(_title, trained)))}
+    colours = {
+        title: f"C{i}" for i, title in enumerate(dict.fromkeys(one.title for one in trained))
+    }
     for axis, shown in zip(axes, (trained, adversarial), strict=False):
         axis.set_xlabel("share of the updates")
         axis.grid(alpha=0.3)
         labels = set()
         for one in shown:
-            title = _title(one)
+            title = one.title
             label = None if title in labels else title
             labels.add(title)
             if axis is axes[0]:
@@ -51,7 +53,9 @@ def draw_pictures(path: pathlib.Path, trained: Sequence[Trained]) -> None:
     """PSNR of the validation set over the number of training pictures."""
     figure = matplotlib.figure.Figure(figsize=(SIZE[0] / 2, SIZE[1]), layout="constrained")
     axis = figure.subplots()
-    found = sorted((one.run.config.data.pictures, one.validated("modern/psnr")) for one in trained)
+    found = sorted(
+        (one.config["data"]["pictures"], one.validated("modern/psnr")) for one in trained
+    )
     axis.plot([count for count, _ in found], [psnr for _, psnr in found], "o-")
     axis.set_xscale("log", base=2)
     axis.set_xticks([count for count, _ in found], [str(count) for count, _ in found])
@@ -59,10 +63,6 @@ def draw_pictures(path: pathlib.Path, trained: Sequence[Trained]) -> None:
     axis.set_ylabel("PSNR of the validation set, Y, dB")
     axis.grid(alpha=0.3)
     _save(figure, path)
-
-
-def _title(one: Trained) -> str:
-    return one.run.title
 
 
 def _save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:

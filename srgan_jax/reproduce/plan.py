@@ -1,6 +1,8 @@
 """Which networks are trained, on which recipe, for how long."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +12,7 @@ from srgan_jax import config as config_lib
 from srgan_jax import variants
 from srgan_jax.errors import UserError
 
-# What we do otherwise than the paper, each measured against its plain recipe by the experiment
-# "recipe". They cost nothing, or next to nothing, of a step.
+# What we do otherwise than the paper; the experiment "recipe" measures each against its recipe.
 CHANGES: dict[str, dict[str, Any]] = {
     "moving average of the weights": {"ema_decay": 0.999},
     "cosine from 4e-4, warmed up": {
@@ -22,21 +23,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "crops by area, none without detail": {"data.uniform_over": "pixels", "data.min_detail": 2.0},
 }
-# Beside them: other crops for each update, so fewer updates in the same time.
+# Tried beside them.
 BATCHES = {"batches of 64": {"data.batch_size": 64}}
 
-# Oxford's VGG19 as it is gives features so large that 1/12.75 of them outweighs the adversarial
-# loss by far. With these, means over channels, the VGG loss of a trained SRResNet's SR is as large
-# as its pixel loss, which is what the paper scales for (section 3.2).
-FEATURE_SCALES = {"relu2_2": 7.8e-4, "relu3_4": 2.7e-4}
-
-# Of the minutes, what those get that start from the trained SRResNet-MSE.
+# Of the minutes, what all get but table 1's SRResNet-MSE, from which its other networks start.
 SHARE = 1 / 3
 
 EXPERIMENTS = ("table1", "recipe", "pictures")
 PARENT = "srresnet_mse"
 INTERVALS = 20  # about so many validations of a training
-LEAST_INTERVAL = 10  # updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Run:
     seed: int
     config: ConfigDict
     phase: str
-    share: float = 1.0
+    share: float = SHARE
     parent: str = ""
 
     @property
@@ -72,6 +67,14 @@ class Run:
     def network(self) -> str:
         """What its export is called."""
         return "srgan" if self.phase == "gan" else "srresnet"
+
+    @property
+    def program(self) -> str:
+        """The same for runs whose steps take the same time: a digest of what they compute."""
+        config = config_lib.to_json(self.config)
+        config["seed"] = config["data"]["pictures"] = 0
+        told = json.dumps([self.phase, config], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def table_1(base: ConfigDict, deepest: int, seeds: int, *, plain: bool) -> list[Run]:
@@ -93,80 +96,80 @@ def table_1(base: ConfigDict, deepest: int, seeds: int, *, plain: bool) -> list[
 def _of_table_1(base: ConfigDict, name: str, seed: int, plain: bool) -> Run:
     config = _on(variants.of_table_1(name), base)
     if not plain:
-        for change in CHANGES.values():
-            config.update_from_flattened_dict(change)
-    scale = FEATURE_SCALES.get(config.vgg.layers[0])
-    if scale and config_lib.compares_features(config):
-        config.vgg.feature_scale, config.vgg.channels = scale, "mean"
-    phase = "pretrain" if name.startswith("srresnet") else "gan"
+        _change(config, *CHANGES.values())
     config.seed = seed
-    own = name == PARENT
-    parent = "" if own else f"table1/{PARENT}/seed{seed}"
-    share = 1.0 if own else SHARE
-    return Run("table1", name, variants.TITLES[name], seed, config, phase, share, parent)
+    # Over channels the mean, so that one rule gives every layer's scale: see `runs.trained_by`.
+    config.vgg.channels = "mean"
+    phase = "pretrain" if name.startswith("srresnet") else "gan"
+    if name == PARENT:
+        return Run("table1", name, variants.TITLES[name], seed, config, phase, share=1.0)
+    parent = f"table1/{PARENT}/seed{seed}"
+    return Run("table1", name, variants.TITLES[name], seed, config, phase, parent=parent)
 
 
-def recipe(base: ConfigDict) -> list[Run]:
+def recipe(base: ConfigDict, seeds: int) -> list[Run]:
     """SRResNet-MSE by the paper's recipe, with each change alone, and with all `CHANGES`."""
-    together: dict[str, Any] = {}
-    for change in CHANGES.values():
-        together |= change
-    tried = {"the paper's": {}, **CHANGES, **BATCHES, "the first three together": together}
+    tried: dict[str, list[dict[str, Any]]] = {"the paper's": []}
+    tried |= {title: [change] for title, change in (CHANGES | BATCHES).items()}
+    tried["ours: the first three together"] = list(CHANGES.values())
     runs = []
-    for number, (title, change) in enumerate(tried.items()):
-        config = _on(variants.of_table_1(PARENT), base)
-        config.update_from_flattened_dict(change)
-        runs.append(Run("recipe", str(number), title, 0, config, "pretrain"))
+    for seed in range(seeds):
+        for title, changes in tried.items():
+            config = _on(variants.of_table_1(PARENT), base)
+            _change(config, *changes)
+            config.seed = seed
+            name = "".join(c if c.isalnum() else "_" for c in title)
+            runs.append(Run("recipe", name, title, seed, config, "pretrain"))
     return runs
 
 
-def pictures(base: ConfigDict, count: int) -> list[Run]:
-    """SRResNet-MSE on all of so many pictures, on half of them, and so on."""
+def pictures(base: ConfigDict, count: int, seeds: int) -> list[Run]:
+    """SRResNet-MSE by our recipe on all of so many pictures, on half of them, and so on."""
     runs = []
-    for part in (1, 2, 4, 8, 16):
-        kept = -(-count // part)
-        config = _on(variants.of_table_1(PARENT), base)
-        for change in CHANGES.values():
-            config.update_from_flattened_dict(change)
-        config.data.pictures = kept
-        runs.append(Run("pictures", str(kept), str(kept), 0, config, "pretrain"))
+    for seed in range(seeds):
+        for kept in dict.fromkeys(-(-count // part) for part in (1, 2, 4, 8, 16)):
+            config = _on(variants.of_table_1(PARENT), base)
+            _change(config, *CHANGES.values())
+            config.seed, config.data.pictures = seed, kept
+            runs.append(Run("pictures", str(kept), str(kept), seed, config, "pretrain"))
     return runs
 
 
 def _on(config: ConfigDict, base: ConfigDict) -> ConfigDict:
     """What does not depend on the network, from `base`."""
-    for group in ("data", "eval"):
+    for group in ("data", "eval", "generator", "discriminator"):
         config[group].update(base[group])
-    config.generator.update(base.generator)
-    config.discriminator.update(base.discriminator)
     config.dtype, config.vgg.path = base.dtype, base.vgg.path
     return config
 
 
+def _change(config: ConfigDict, *changes: dict[str, Any]) -> None:
+    for change in changes:
+        config.update_from_flattened_dict(change)
+
+
 def with_length(run: Run, steps: int) -> ConfigDict:
-    """The run's config for so many steps, in whole intervals; each ends with a validation."""
+    """The run's config for so many steps, see `whole_steps`."""
     config = run.config.copy_and_resolve_references()
     for phase in config_lib.PHASES:
         config_lib.set_length(config[phase], "steps")
         config[phase].steps = steps if phase == run.phase else 0
-    interval = interval_of(steps)
+    unit = _unit(steps)
+    interval = max(round(steps / INTERVALS / unit), 1) * unit
     config.log.every_steps = config.eval.every_steps = config.checkpoint.every_steps = interval
-    config.checkpoint.keep = 1
+    config.checkpoint.keep = 2
     config.eval.best = "modern/psnr"
     return config
 
 
-def interval_of(steps: float) -> int:
-    """Updates between validations, in two digits, so that many can run in one dispatch."""
-    interval = max(int(steps / INTERVALS), LEAST_INTERVAL)
-    unit = 10 ** (len(str(interval)) - 2)
-    return interval // unit * unit
-
-
 def whole_steps(steps: float) -> int:
-    """About so many steps, as whole intervals, of which `interval_of` gives the same again."""
-    interval = interval_of(steps)
-    return interval * min(max(int(steps / interval), 1), INTERVALS)
+    """About so many steps, in tens or, of many, in hundreds, which can run in one dispatch."""
+    unit = _unit(steps)
+    return max(int(steps / unit), 1) * unit
+
+
+def _unit(steps: float) -> int:
+    return 100 if steps >= 100 * INTERVALS else 10
 
 
 def chosen(given: Iterable[str]) -> list[str]:

@@ -1,79 +1,44 @@
-"""One training after the other: planned, trained, measured, and read again."""
+"""One training after the other: timed, trained, measured."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from srgan_jax import files, images, recipes, train, weights
-from srgan_jax.benchmark import bare, counts, turns
-from srgan_jax.errors import UserError
+from srgan_jax import changes, files, images, losses, ranges, recipes, train, weights
+from srgan_jax.benchmark import counts
+from srgan_jax.data.packed import Packed
+from srgan_jax.engine import Engine, steps_per_dispatch
+from srgan_jax.errors import UserError, some
 from srgan_jax.evaluate import report
 from srgan_jax.evaluate.arguments import TestSet
-from srgan_jax.evaluate.methods import network
-from srgan_jax.evaluate.score import Measures, Row, evaluate, from_json, to_json, to_rows
+from srgan_jax.evaluate.methods import Method, network
+from srgan_jax.evaluate.pairs import Pair
+from srgan_jax.evaluate.score import Measures, Row, evaluate, to_json, to_rows
+from srgan_jax.models.vgg import VGG19
 from srgan_jax.monitor import duration, say
 from srgan_jax.parallel import Parallel
-from srgan_jax.reproduce import plan
+from srgan_jax.reproduce import plan, records
+from srgan_jax.reproduce.book import Book
 from srgan_jax.reproduce.plan import Run
-from srgan_jax.workdir import Workdir, device_names
+from srgan_jax.state import Params
+from srgan_jax.supply import Supply
+from srgan_jax.workdir import Workdir
 
-SECONDS, ROUNDS = 2.0, 5  # of measuring what a step takes
+SECONDS = 3.0  # that steps are timed for, at least
 
-# What a step takes in the loop, with validations and checkpoints, over the bare step.
-MARGIN = 1.05
+# What the scale of features is measured on: so many crops of the validation set, in pixels.
+SCALED_ON, SCALED_CROP = 24, 192
 
-
-def config_of(run: Run, out: pathlib.Path, steps: int) -> ConfigDict:
-    """What a run is trained by."""
-    config = plan.with_length(run, steps)
-    if run.parent:
-        config.init_from = str(out / run.parent / "srresnet.safetensors")
-    return config
-
-
-def lengths(runs: list[Run], minutes: float, steps: int | None) -> dict[str, int]:
-    """How many steps each run takes, by its folder.
-
-    Args:
-      runs: of which each takes its share.
-      minutes: of training; what a step takes is measured.
-      steps: in their place; None where the minutes count.
-    """
-    taken: dict[tuple[str, str], float] = {}
-    found = {}
-    for run in runs:
-        if steps is not None:
-            found[run.folder] = plan.whole_steps(run.share * steps)
-            continue
-        key = run.experiment, run.name  # a seed does not change it
-        if key not in taken:
-            taken[key] = step_seconds(run)
-        found[run.folder] = plan.whole_steps(run.share * 60 * minutes / (MARGIN * taken[key]))
-        if run.seed == 0:
-            milliseconds = f"{1e3 * taken[key]:.2f} ms"
-            say(f"{run.title}: {milliseconds} a step, {found[run.folder]} steps a training")
-    return found
-
-
-def step_seconds(run: Run) -> float:
-    """What a step of a run takes on all devices, measured."""
-    config = plan.with_length(run, plan.INTERVALS * 100)
-    vgg, vgg_params = recipes.load_content_network(config)
-    (form,) = counts.forms(config, vgg)
-    parallel = Parallel(config.parallel)
-    way = bare.prepare(config, form, parallel, vgg_params, config.data.batch_size).way()
-    (rounds,) = turns.in_rounds({run.title: way}, SECONDS / ROUNDS, ROUNDS).values()
-    return statistics.median(rounds)
-
-
-def is_trained(run: Run, out: pathlib.Path) -> bool:
-    """Whether a run ended, and measured itself."""
-    return exported_by(run, out).exists() and (out / run.folder / "results.json").exists()
+Pictures = tuple[Packed, Packed | None]
 
 
 def exported_by(run: Run, out: pathlib.Path) -> pathlib.Path:
@@ -81,121 +46,190 @@ def exported_by(run: Run, out: pathlib.Path) -> pathlib.Path:
     return out / run.folder / f"{run.network}.safetensors"
 
 
-def train_one(run: Run, out: pathlib.Path, steps: int) -> bool:
+def plan_lengths(book: Book, runs: list[Run], pictures: Pictures) -> None:
+    """Decide how many steps each run takes, unless that was done, and keep it at once.
+
+    By steps, or by minutes: then a step is timed once for all runs that compute the same.
+    """
+    minutes, steps = book.asked["minutes"], book.asked["steps"]
+    for run in runs:
+        if run.folder in book.runs:
+            continue
+        wanted = run.share * steps if steps else 0.0
+        if not steps:
+            if run.program not in book.step_seconds:
+                book.step_seconds[run.program] = step_seconds(run, pictures)
+                milliseconds = 1e3 * book.step_seconds[run.program]
+                say(f"{run.experiment}, {run.title}: {milliseconds:.2f} ms a step")
+            wanted = run.share * 60 * minutes / book.step_seconds[run.program]
+        book.runs[run.folder] = {
+            "experiment": run.experiment,
+            "title": run.title,
+            "seed": run.seed,
+            "phase": run.phase,
+            "steps": plan.whole_steps(wanted),
+        }
+        book.keep()
+    if not steps:
+        total = sum(60 * minutes * run.share for run in runs)
+        say(f"{len(runs)} trainings, {duration(total)} without compiling and validating")
+
+
+def step_seconds(run: Run, pictures: Pictures) -> float:
+    """What a step of a run takes in the training loop, on all devices, measured."""
+    config = plan.with_length(run, 100 * plan.INTERVALS)
+    vgg, vgg_params = recipes.load_content_network(config)
+    (form,) = counts.forms(config, vgg)
+    parallel = Parallel(config.parallel)
+    supply = Supply.from_config(config, parallel, *pictures)
+    engine = Engine(parallel, supply, steps_per_dispatch(config, parallel))
+    phase = dataclasses.replace(form.phase, start=0, stop=2**31 - 1, vgg_params=vgg_params)
+    state = train.initial_state(config, form.phase)
+    if run.phase == "gan":
+        state = train.enter_gan(config, form.phase, state)
+    first: tuple[int, float] | None = None
+    dispatches = engine.dispatches(phase, parallel.place_state(state), lambda *_: None)
+    with dispatches as ahead:
+        for done, _, metrics in ahead:
+            jax.block_until_ready(metrics)
+            now = time.perf_counter()
+            if first is None:
+                first = done, now  # compiled
+            elif now - first[1] > SECONDS:
+                return (now - first[1]) / (done - first[0])
+    raise AssertionError("a phase without an end has ended")
+
+
+def trained_by(run: Run, out: pathlib.Path, book: Book, pairs: list[Pair]) -> ConfigDict:
+    """The whole config of a run, whose parent is complete. Raises: UserError.
+
+    VGG features are scaled so that on validation pictures the VGG loss of the trained SRResNet is
+    as large as its pixel loss: the paper's 1/12.75 serves that, for its own VGG19 (section 3.2).
+    """
+    config = plan.with_length(run, book.runs[run.folder]["steps"])
+    if not run.parent:
+        return config
+    parent = (out / run.parent / "srresnet.safetensors").absolute()
+    config.init_from = str(parent)
+    vgg, vgg_params = recipes.load_content_network(config)
+    if vgg is not None:
+        (layer,) = config.vgg.layers
+        if layer not in book.feature_scales:
+            exported = weights.load_generator(parent)
+            book.feature_scales[layer] = feature_scale(exported, vgg, vgg_params, pairs)
+            book.keep()
+            say(f"VGG19's {layer} is scaled by {book.feature_scales[layer]:.3g}")
+        config.vgg.feature_scale = book.feature_scales[layer]
+    return config
+
+
+def feature_scale(
+    exported: weights.Exported, vgg: VGG19, vgg_params: Params, pairs: list[Pair]
+) -> float:
+    """The factor on features, of one layer, with which VGG loss and pixel loss are equal.
+
+    Args:
+      exported: a trained SRResNet.
+      vgg: whose one layer is compared, by the mean over its channels.
+      vgg_params: of `vgg`.
+      pairs: pictures whose middles are compared.
+    """
+    (layer,) = vgg.layers
+    content = losses.ContentLoss(layers=((layer, 1.0),), feature_scale=1.0, channels="mean")
+
+    @jax.jit
+    def distances(lr_image: jax.Array, hr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        unit = ranges.pixels_to_unit(lr_image)
+        sr = exported.generator.apply(exported.variables.as_flax(), unit, train=False)
+        sr, hr = jnp.asarray(sr), ranges.pixels_to_signed(hr)
+        ours, theirs = (vgg.apply({"params": vgg_params}, image) for image in (sr, hr))
+        return (
+            losses.mean_squared_error(sr, hr),
+            losses.feature_distance(content, ours, theirs),  # type: ignore[arg-type]
+        )
+
+    scale = exported.generator.scale
+    side = min(SCALED_CROP, *(n for pair in pairs for n in pair.hr.shape[:2])) // scale
+    found = []
+    for pair in pairs[:: -(-len(pairs) // SCALED_ON)]:
+        top, left = ((n - side) // 2 for n in pair.lr_image.shape[:2])
+        lr_image = pair.lr_image[None, top : top + side, left : left + side]
+        hr = pair.hr[None, scale * top :, scale * left :][:, : scale * side, : scale * side]
+        found.append(jax.device_get(distances(lr_image, hr)))
+    pixel, feature = np.mean(found, axis=0)
+    return float(np.sqrt(pixel / feature))
+
+
+def is_trained(run: Run, out: pathlib.Path, book: Book) -> bool:
+    """Whether a run is complete. Raises: UserError where it was another one."""
+    folder = out / run.folder
+    if not (exported_by(run, out).exists() and (folder / "results.json").exists()):
+        return False
+    expected = plan.with_length(run, book.runs[run.folder]["steps"])
+    held = json.loads((folder / "config.json").read_text())
+    expected.init_from = held["init_from"]
+    expected.vgg.feature_scale = held["vgg"]["feature_scale"]
+    found = changes.classify(held, expected)
+    if differing := [str(change) for change in (*found.learned, *found.impossible)]:
+        raise UserError(f"{folder}: is of another run ({some(differing)}): give another --out")
+    return True
+
+
+def train_one(run: Run, out: pathlib.Path, config: ConfigDict) -> bool:
     """Begin or continue a run; returns whether it is complete, not stopped. Raises: UserError."""
-    say(f"{run.experiment}: {run.title}, seed {run.seed}: {out / run.folder}")
-    train.train(config_of(run, out, steps), Workdir(out / run.folder))
-    return is_trained(run, out)
+    folder = out / run.folder
+    say(f"{run.experiment}: {run.title}, seed {run.seed}: {folder}")
+    with _clocked(folder / records.WALL):
+        train.train(config, Workdir(folder))
+    return (folder / "results.json").exists()
 
 
-def measure(run: Run, out: pathlib.Path, sets: dict[str, TestSet], measures: Measures) -> None:
-    """Measure a run's generator on the test sets, unless that was done; writes tests.json."""
-    file = out / run.folder / "tests.json"
-    if file.exists():
-        return
+@contextlib.contextmanager
+def _clocked(file: pathlib.Path) -> Iterator[None]:
+    """Add the seconds that this takes to those in a file."""
+    before = time.perf_counter()
+    try:
+        yield
+    finally:
+        taken = [*records.of_file(file, []), time.perf_counter() - before]
+        if file.parent.exists():
+            with files.replacing(file) as aside:
+                aside.write_text(json.dumps(taken) + "\n")
+
+
+def measure(
+    title: str,
+    make: Callable[[], Method],
+    file: pathlib.Path,
+    sets: dict[str, TestSet],
+    measures: Measures,
+) -> bool:
+    """Measure a method on the test sets into a file, unless that was done of the same.
+
+    Returns: whether it was measured now.
+    """
+    of: dict[str, Any] = {
+        "sets": {label: found.files for label, found in sets.items()},
+        "metrics": ["/".join(asked) for asked in measures.asked()],
+    }
+    if records.of_file(file, {"of": None})["of"] == of:
+        return False
     rows: list[Row] = []
     sizes = {}
-    exported = weights.load_generator(exported_by(run, out))
-    methods = {run.title: network(exported.generator, exported.variables)}
+    method = make()
     for label, found in sets.items():
         values = {}
-        for one in evaluate(found.pairs, methods, measures):
+        for one in evaluate(found.pairs, {title: method}, measures):
             values[one.pair.name] = one.values
             sizes[f"{label}/{one.pair.name}"] = images.size_text(*one.pair.hr.shape[:2])
         rows += to_rows(label, values)
-        say(f"{label}, {run.title}\n{report.table([row for row in rows if row['data'] == label])}")
+        say(f"{label}, {title}\n{report.table([row for row in rows if row['data'] == label])}")
     with files.replacing(file) as aside:
-        aside.write_text(json.dumps({"rows": to_json(rows), "sizes": sizes}) + "\n")
+        aside.write_text(json.dumps({"of": of, "rows": to_json(rows), "sizes": sizes}) + "\n")
+    return True
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What a complete run left.
-
-    Attributes:
-      run: which.
-      steps: its length.
-      rows: of the test sets; empty where they were not measured.
-      sizes: of their pictures, such as "512x512", by SET/NAME.
-      validations: (step, scalars) of the validation set.
-      health: (step, scalars) of the losses.
-      images_per_second: the median over the training.
-      seconds: of training, without compilation and validation.
-      starts: of environment.json, where and with what it ran.
-    """
-
-    run: Run
-    steps: int
-    rows: list[Row]
-    sizes: dict[str, str]
-    validations: list[tuple[int, dict[str, float]]]
-    health: list[tuple[int, dict[str, float]]]
-    images_per_second: float
-    seconds: float
-    starts: list[dict[str, Any]]
-
-    def validated(self, metric: str) -> float:
-        """What the last validation gave."""
-        return self.validations[-1][1][f"eval/{metric}"]
-
-
-def read(run: Run, out: pathlib.Path, steps: int) -> Trained:
-    """What a complete run left in its folder."""
-    folder = out / run.folder
-    lines = list(_lines(folder / "metrics.jsonl"))
-    file = folder / "tests.json"
-    tests = json.loads(file.read_text()) if file.exists() else {"rows": [], "sizes": {}}
-    rates = [
-        (line["step"], line["steps_per_second"])
-        for line in _lines(folder / "timing.jsonl")
-        if "steps_per_second" in line
-    ]
-    before = [0, *(step for step, _ in rates)]
-    seconds = sum((step - last) / rate for (step, rate), last in zip(rates, before, strict=False))
-    return Trained(
-        run=run,
-        steps=steps,
-        rows=from_json(tests["rows"]),
-        sizes=tests["sizes"],
-        validations=[(line["step"], line) for line in lines if "eval/modern/psnr" in line],
-        health=[(line["step"], line) for line in lines if "loss" in line],
-        images_per_second=statistics.median(rate for _, rate in rates) * run.config.data.batch_size,
-        seconds=seconds,
-        starts=Workdir(folder).starts(),
-    )
-
-
-def _lines(file: pathlib.Path) -> Iterator[dict[str, Any]]:
-    return map(json.loads, file.read_text().splitlines())
-
-
-def kept_plan(out: pathlib.Path, asked: dict[str, Any], runs: list[Run]) -> dict[str, int]:
-    """The lengths that an earlier call planned, or new ones, which are kept; by folder.
-
-    Args:
-      out: the folder of all runs.
-      asked: what must not change, by flag; has "minutes" and "steps".
-      runs: all of them.
-
-    Raises: UserError where an earlier call was asked for something else.
-    """
-    file = out / "plan.json"
-    held: dict[str, Any] = {"asked": asked, "device": device_names(), "steps": {}}
-    if file.exists():
-        held = json.loads(file.read_text())
-        for flag, value in asked.items():
-            before = held["asked"].get(flag)
-            if before != value:
-                raise UserError(
-                    f"--{flag}={value}: what is in {out} was begun with --{flag}={before}: give"
-                    " that, or another --out"
-                )
-    new = [run for run in runs if run.folder not in held["steps"]]
-    if new:
-        held["steps"] |= lengths(new, asked["minutes"], asked["steps"])
-        with files.replacing(file) as aside:
-            aside.write_text(json.dumps(held, indent=1) + "\n")
-    total = sum(run.share * asked["minutes"] for run in runs)
-    if asked["steps"] is None:
-        say(f"{len(runs)} trainings, {duration(60 * total)} in all")
-    return held["steps"]
+def method_of(run: Run, out: pathlib.Path) -> Method:
+    """What a complete run trained."""
+    exported = weights.load_generator(exported_by(run, out))
+    return network(exported.generator, exported.variables)

@@ -1,6 +1,7 @@
 """The order of work: plan, train, measure, document."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -9,24 +10,30 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from srgan_jax import config as config_lib
-from srgan_jax import files, recipes, weights
-from srgan_jax.convert import tensors, vgg19
+from srgan_jax import files, pretrained, recipes, weights
+from srgan_jax.convert import vgg19
 from srgan_jax.data import sources
 from srgan_jax.data.degradation import Degradation
-from srgan_jax.errors import StoppedError, UserError
+from srgan_jax.errors import StoppedError, UserError, some
 from srgan_jax.evaluate import panel, perceptual
 from srgan_jax.evaluate.arguments import TestSet, find_sets
-from srgan_jax.evaluate.methods import Method, baseline, network
+from srgan_jax.evaluate.methods import Method, baseline
 from srgan_jax.evaluate.pairs import make_pair
-from srgan_jax.evaluate.score import Measures, evaluate
+from srgan_jax.evaluate.score import Measures, evaluate, from_json
 from srgan_jax.evaluate.workdirs import Evaluator
 from srgan_jax.models import vgg
 from srgan_jax.monitor import say
-from srgan_jax.reproduce import curves, document, plan, runs
+from srgan_jax.parallel import Parallel
+from srgan_jax.reproduce import curves, document, plan, records, runs
+from srgan_jax.reproduce.book import Book
 from srgan_jax.reproduce.plan import Run
-from srgan_jax.reproduce.runs import Trained
+from srgan_jax.reproduce.records import Trained
 
 LR_FOLDER = "LR_bicubic_X4"
+BASELINE = "bicubic.json"
+
+# Of the built-in photographs, in colour and free: NASA, CC0, CC0, SpaceX (public domain).
+SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +52,13 @@ class Asked:
     plain: bool
     miniature: bool
     experiments: tuple[str, ...]
+    out: pathlib.Path
+    docs: pathlib.Path
+    ship: pathlib.Path | None
+    command: str
 
     def fixed(self) -> dict[str, object]:
-        """What trainings depend on, by flag: it stays while they go on."""
+        """What lengths and networks depend on, by flag: it stays while trainings go on."""
         return {
             "minutes": self.minutes,
             "steps": self.steps,
@@ -56,56 +67,88 @@ class Asked:
         }
 
 
-def reproduce(
-    asked: Asked, out: pathlib.Path, docs: pathlib.Path, ship: pathlib.Path | None, command: str
-) -> None:
+def reproduce(asked: Asked) -> None:
     """Do what is not done yet, and write results.md after each training.
 
-    Args:
-      asked: what.
-      out: the folder of all trainings.
-      docs: the folder of results.md.
-      ship: that of the generators that are to come with the package; None: none are.
-      command: that is being run, for the document.
-
-    Raises: UserError.
+    Raises: UserError, at the end where a training failed and others could go on.
     """
+    check_ship(asked)
     base = base_config(asked)
-    # What cannot be read is told now, not after hours.
-    pictures, _ = recipes.load_pictures(base, progress=sys.stderr.isatty())
-    Evaluator.from_config(base)
-    measures = Measures(
-        border=base.generator.scale,
-        others=perceptual.load(base.generator.scale, asked.niqe or None, asked.lpips),
-    )
-    sets = test_sets(asked.tests, base.generator.scale)
-    todo = all_runs(asked, base, len(pictures))
-    steps = runs.kept_plan(out, asked.fixed(), todo)
-    complete: list[Run] = []
+    deepest = deepest_block(asked.vgg) if asked.vgg else 0
+    # What cannot be read or does not fit is told now, not after hours.
+    pictures = recipes.load_pictures(base, progress=sys.stderr.isatty())
+    validation = Evaluator.from_config(base)
+    scale = base.generator.scale
+    others = perceptual.load(scale, asked.niqe or None, asked.lpips)
+    measures, sets = Measures(border=scale, others=others), test_sets(asked.tests, scale)
+    todo = all_runs(asked, base, deepest, len(pictures[0]))
     for run in todo:
+        config = plan.with_length(run, 100)
+        config_lib.validate(config)
+        Parallel(config.parallel).check_batch(config.data.batch_size, config.optim.accumulate)
+
+    book = Book.open(asked.out / "plan.json", asked.fixed())
+    runs.plan_lengths(book, todo, pictures)
+    measured = functools.partial(runs.measure, sets=sets, measures=measures)
+    measured("bicubic", lambda: baseline("bicubic", scale), asked.out / BASELINE)
+    failed: dict[str, str] = {}
+    for run in todo:
+        if run.parent in failed:
+            failed[run.folder] = f"{run.parent} failed"
+            continue
         try:
-            if not runs.is_trained(run, out) and not runs.train_one(run, out, steps[run.folder]):
-                say(f"{len(complete)} of {len(todo)} trainings are complete")
-                return
+            news = False
+            if not runs.is_trained(run, asked.out, book):
+                config = runs.trained_by(run, asked.out, book, validation.pairs)
+                if not runs.train_one(run, asked.out, config):
+                    break
+                news = True
             if run.experiment == "table1":
-                runs.measure(run, out, sets, measures)
+                file = asked.out / run.folder / records.TESTS
+                method = functools.partial(runs.method_of, run, asked.out)
+                news |= measured(run.title, method, file)
+            if news:
+                write(asked, book)
         except StoppedError:
-            say(f"stopped: {len(complete)} of {len(todo)} trainings are complete")
-            raise
-        complete.append(run)
-        trained = [runs.read(one, out, steps[one.folder]) for one in complete]
-        write(trained, asked, out, docs, command)
-    say(f"written: {docs / 'results.md'}")
-    if ship:
-        for run in shipped(complete):
-            file = ship / f"{run.network}.safetensors"
-            weights.save_portable(file, weights.load_generator(runs.exported_by(run, out)))
-            say(f"written: {file}, {run.title} of seed {run.seed}")
+            break
+        except UserError as error:
+            say(f"{run.folder}: {error}")
+            failed[run.folder] = str(error)
+    done = [run for run in todo if run.folder in complete(asked.out, book)]
+    if done:
+        draw_panels(asked, [run for run in done if run.experiment == "table1"])
+        write(asked, book)
+        say(f"written: {asked.docs / 'results.md'}")
+    if failed:
+        told = some([f"{folder}: {why}" for folder, why in failed.items()], 2, "; ")
+        raise UserError(f"{len(failed)} of {len(todo)} trainings failed: {told}")
+    if len(done) < len(todo):
+        say(f"{len(done)} of {len(todo)} trainings are complete: the same command goes on")
+    elif asked.ship:
+        for run in shipped(todo):
+            shipped_as = asked.ship / f"{run.network}.safetensors"
+            exported = weights.load_generator(runs.exported_by(run, asked.out))
+            weights.save_portable(shipped_as, exported)
+            say(f"written: {shipped_as}, {run.title} of seed {run.seed}")
 
 
-def shipped(complete: list[Run]) -> list[Run]:
-    """Of table 1's first seed, the SRResNet by the pixel loss and the last SRGAN, if trained."""
-    first = [run for run in complete if run.experiment == "table1" and run.seed == 0]
+def check_ship(asked: Asked) -> None:
+    """Raises: UserError where what was asked for is not what --ship can hold."""
+    if not asked.ship:
+        return
+    flag = f"--ship={asked.ship}"
+    if "table1" not in asked.experiments:
+        raise UserError(f"{flag}: it is of table 1's networks: add that to --experiments")
+    if asked.miniature:
+        if asked.ship.resolve() == pretrained.FOLDER.resolve():
+            raise UserError(f"{flag}: networks of a --miniature are not for the package")
+    elif not asked.vgg:
+        raise UserError(f"{flag}: the SRGAN is one of a VGG loss: give --vgg")
+
+
+def shipped(todo: list[Run]) -> list[Run]:
+    """Of table 1's first seed, the SRResNet by the pixel loss and the last SRGAN."""
+    first = [run for run in todo if run.experiment == "table1" and run.seed == 0]
     return [run for run in first if run.name == plan.PARENT] + [
         run for run in first if run.phase == "gan"
     ][-1:]
@@ -126,26 +169,30 @@ def base_config(asked: Asked) -> ConfigDict:
     return c
 
 
-def all_runs(asked: Asked, base: ConfigDict, count: int) -> list[Run]:
-    """Of all experiments asked for; `count` is of the pictures. Raises: UserError."""
+def all_runs(asked: Asked, base: ConfigDict, deepest: int, count: int) -> list[Run]:
+    """Of all experiments asked for.
+
+    Args:
+      asked: which.
+      base: what all configs share.
+      deepest: block of VGG19 that there are weights for.
+      count: of the training pictures.
+    """
     found: list[Run] = []
     if "table1" in asked.experiments:
-        deepest = deepest_block(asked.vgg) if asked.vgg else 0
         if deepest < 2:
             say("no VGG19 weights: of table 1 only what the pixel loss trains")
         found += plan.table_1(base, deepest, asked.seeds, plain=asked.plain)
     if "recipe" in asked.experiments:
-        found += plan.recipe(base)
+        found += plan.recipe(base, asked.seeds)
     if "pictures" in asked.experiments:
-        found += plan.pictures(base, count)
+        found += plan.pictures(base, count, asked.seeds)
     return found
 
 
-def deepest_block(path: str) -> int:
+def deepest_block(given: str) -> int:
     """The last block of VGG19 that a file has whole. Raises: UserError where it is no VGG19."""
-    found = vgg19.find(path, tensors.read(path))
-    if found is None:
-        raise UserError(f"--vgg={path}: no VGG19: accepted is {vgg19.ACCEPTED}")
+    found = vgg19.read(given, f"--vgg={given}")
     whole = [
         block
         for block, (count, _) in enumerate(vgg.STAGES, 1)
@@ -175,53 +222,83 @@ def test_sets(folder: str, scale: int) -> dict[str, TestSet]:
     return sets
 
 
-def write(
-    trained: list[Trained], asked: Asked, out: pathlib.Path, docs: pathlib.Path, command: str
-) -> None:
-    """results.md, and beside it results/ with what it shows."""
-    folder = files.make_folder(docs / "results", "--docs")
-    pictures = {}
-    of = {name: [t for t in trained if t.run.experiment == name] for name in plan.EXPERIMENTS}
+def complete(out: pathlib.Path, book: Book) -> list[str]:
+    """The folders of all runs that were ever planned and are complete."""
+    return [
+        folder
+        for folder, told in book.runs.items()
+        if (out / folder / "results.json").exists()
+        and (told["experiment"] != "table1" or (out / folder / records.TESTS).exists())
+    ]
+
+
+def write(asked: Asked, book: Book) -> None:
+    """results.md, of all that is complete, and beside it results/ with what it shows."""
+    trained = [
+        records.read(asked.out / folder, book.runs[folder]) for folder in complete(asked.out, book)
+    ]
+    folder = files.make_folder(asked.docs / "results", "--docs")
+    of = {name: [one for one in trained if one.experiment == name] for name in plan.EXPERIMENTS}
     if of["table1"]:
         curves.draw(folder / "curves.png", of["table1"])
-        pictures["curves"] = "results/curves.png"
     if of["pictures"]:
         curves.draw_pictures(folder / "pictures.png", of["pictures"])
-        pictures["pictures"] = "results/pictures.png"
-    for name, drawn in panels(of["table1"], asked, out):
-        with files.replacing(folder / f"{name}.jpg") as aside:
-            drawn.save(aside, quality=90)
-        pictures[name] = f"results/{name}.jpg"
-    title = "Results of a miniature, to see that all of it works" if asked.miniature else "Results"
-    recipe = "the paper's" + ("" if asked.plain else ", but: " + "; ".join(plan.CHANGES))
-    text = document.results(trained, title=title, command=command, recipe=recipe, pictures=pictures)
-    with files.replacing(docs / "results.md") as aside:
+    shown = [folder / f"{name}.png" for name in ("curves", "pictures")]
+    shown += [folder / pathlib.Path(name).with_suffix(".jpg").name for name in SHOWN]
+    text = document.results(
+        trained,
+        title="Results of a miniature, to see that all of it works"
+        if asked.miniature
+        else "Results",
+        command=asked.command,
+        recipe=recipe_of(asked, of["table1"], book),
+        baseline=from_json(records.of_file(asked.out / BASELINE, {"rows": []})["rows"]),
+        published=not asked.miniature,
+        pictures={file.stem: f"results/{file.name}" for file in shown if file.exists()},
+    )
+    with files.replacing(asked.docs / "results.md") as aside:
         aside.write_text(text)
 
 
-def panels(
-    trained: list[Trained], asked: Asked, out: pathlib.Path
-) -> list[tuple[str, Image.Image]]:
+def recipe_of(asked: Asked, trained: list[Trained], book: Book) -> str:
+    """How the networks of table 1 were trained, and where that is not as the paper did."""
+    told = ["The paper's recipe" if asked.plain else f"Recipe: the paper's, but {_changes()}"]
+    parents = [one for one in trained if one.phase == "pretrain"]
+    if parents:
+        told.append(
+            f"pictures: {pathlib.PurePath(asked.data).name or 'built-in'} (the paper's: 350,000 of"
+            " ImageNet); updates: as below (the paper's: 1,000,000, and 200,000 of SRGAN)"
+        )
+    told.append("all but SRResNet-MSE start from SRResNet-MSE of the same seed")
+    scales = [f"{layer} by {scale:.3g}" for layer, scale in book.feature_scales.items()]
+    if scales:
+        told.append(
+            "VGG losses are means over channels, of features scaled so that the loss of SRResNet's"
+            f" SR is as large as its pixel loss ({', '.join(scales)})"
+        )
+    return "; ".join(told) + "."
+
+
+def _changes() -> str:
+    *some_of, last = plan.CHANGES
+    return f"{', '.join(some_of)}, and {last}"
+
+
+def draw_panels(asked: Asked, done: list[Run]) -> None:
     """Built-in photographs that no network was trained on, as those of seed 0 enlarge them."""
-    shown = [one.run for one in trained if one.run.seed == 0]
-    if not shown:
-        return []
-    scale = shown[0].config.generator.scale
+    first = [run for run in done if run.seed == 0]
+    if not first:
+        return
+    scale = first[0].config.generator.scale
     methods: dict[str, Method] = {"bicubic": baseline("bicubic", scale)}
-    for run in shown:
-        exported = weights.load_generator(runs.exported_by(run, out))
-        methods[run.title] = network(exported.generator, exported.variables)
+    methods |= {run.title: runs.method_of(run, asked.out) for run in first}
     pairs = []
     for split in ("validation", "train") if asked.data else ("validation",):
         found = sources.load(source="builtin", path="", split=split)
         named = zip(found.names, found.images, strict=True)
         pairs += [make_pair(*item, Degradation(scale)) for item in named if item[0] in SHOWN]
-    drawn = evaluate(pairs, methods, Measures(scale, ("modern",), ("psnr", "ssim")))
-    return [
-        (pathlib.Path(one.pair.name).stem, Image.fromarray(panel.of_scored(one, {})))
-        for one in drawn
-    ]
-
-
-# Of the built-in photographs, in colour and free: NASA, CC0, CC0, SpaceX (public domain).
-SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.png")
+    folder = files.make_folder(asked.docs / "results", "--docs")
+    for one in evaluate(pairs, methods, Measures(scale, ("modern",), ("psnr", "ssim"))):
+        file = folder / pathlib.Path(one.pair.name).with_suffix(".jpg").name
+        with files.replacing(file) as aside:
+            Image.fromarray(panel.of_scored(one, {})).save(aside, quality=90)

@@ -1,14 +1,11 @@
 """What the command does with what its flags say: one process's share of the files."""
 
-import contextlib
 import hashlib
-import pathlib
-import platform
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from srgan_jax import files, pretrained
+from srgan_jax import compiled, pretrained
 from srgan_jax.errors import UserError
 from srgan_jax.upscale import jobs as jobs_lib
 from srgan_jax.upscale import work
@@ -45,7 +42,7 @@ def run(inputs: Sequence[str], settings: Settings) -> None:
 
     start = time.perf_counter()
     with processes.together():
-        keep_compiled()
+        compiled.keep()
         upscaler = make_upscaler(settings)
         suffix = settings.suffix
         if suffix is None:
@@ -108,22 +105,3 @@ def make_upscaler(settings: Settings) -> "Upscaler":
     except UserError as error:
         argument = str(error).partition("=")[0]
         raise UserError(f"--{error}" if argument in Settings._fields else str(error)) from error
-
-
-def keep_compiled() -> None:
-    """Let JAX keep what it compiles, for the next time, by the kind of processor."""
-    import jax
-
-    folder = files.cache_folder() / "compiled" / _processor()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _processor() -> str:
-    """A name for what programs are compiled for: XLA's of other CPUs may not run on this one."""
-    described = platform.machine() + platform.processor()
-    with contextlib.suppress(OSError):
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-        described += "".join(sorted({line for line in text.splitlines() if "flags" in line}))
-    return hashlib.sha256(described.encode()).hexdigest()[:16]

@@ -541,7 +541,7 @@ def test_one_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "train_one", train_one)
     monkeypatch.setattr(runs, "trained_by", lambda *_: None)
     monkeypatch.setattr(runs, "measure", lambda *_, **__: False)
-    monkeypatch.setattr(work, "write", lambda *_: None)
+    monkeypatch.setattr(work.pages, "write", lambda *_, **__: None)
     monkeypatch.setattr(work.Parallel, "check_batch", lambda *_: None)
     with pytest.raises(
         UserError, match=r"3 of 6 trainings failed: table1/srresnet_mse/seed0: loss"

@@ -4,36 +4,28 @@ import dataclasses
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from PIL import Image
 
 from srgan_jax import config as config_lib
-from srgan_jax import files, pretrained, recipes, weights
+from srgan_jax import pretrained, recipes, weights
 from srgan_jax.convert import vgg19
-from srgan_jax.data import sources
-from srgan_jax.data.degradation import Degradation
 from srgan_jax.errors import StoppedError, UserError, some
-from srgan_jax.evaluate import panel, perceptual
+from srgan_jax.evaluate import perceptual
 from srgan_jax.evaluate.arguments import TestSet, find_sets
-from srgan_jax.evaluate.methods import Method, baseline
-from srgan_jax.evaluate.pairs import make_pair
-from srgan_jax.evaluate.score import Measures, evaluate, from_json
+from srgan_jax.evaluate.methods import baseline
+from srgan_jax.evaluate.score import Measures
 from srgan_jax.evaluate.workdirs import Evaluator
 from srgan_jax.models import vgg
 from srgan_jax.monitor import say
 from srgan_jax.parallel import Parallel
-from srgan_jax.reproduce import curves, document, plan, records, runs
+from srgan_jax.reproduce import pages, plan, records, runs
 from srgan_jax.reproduce.book import Book
 from srgan_jax.reproduce.plan import Run
-from srgan_jax.reproduce.records import Trained
 
 LR_FOLDER = "LR_bicubic_X4"
-BASELINE = "bicubic.json"
-
-# Of the built-in photographs, in colour and free: NASA, CC0, CC0, SpaceX (public domain).
-SHOWN = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +82,14 @@ def reproduce(asked: Asked) -> None:
     book = Book.open(asked.out / "plan.json", asked.fixed())
     runs.plan_lengths(book, todo, pictures)
     measured = functools.partial(runs.measure, sets=sets, measures=measures)
-    measured("bicubic", lambda: baseline("bicubic", scale), asked.out / BASELINE)
+    measured("bicubic", lambda: baseline("bicubic", scale), asked.out / pages.BASELINE)
+    shown_as: dict[str, Any] = {
+        "out": asked.out,
+        "docs": asked.docs,
+        "command": asked.command,
+        "recipe": recipe_of(asked),
+        "miniature": asked.miniature,
+    }
     failed: dict[str, str] = {}
     for run in todo:
         if run.parent in failed:
@@ -108,16 +107,21 @@ def reproduce(asked: Asked) -> None:
                 method = functools.partial(runs.method_of, run, asked.out)
                 news |= measured(run.title, method, file)
             if news:
-                write(asked, book)
+                pages.write(book, **shown_as)
         except StoppedError:
             break
         except UserError as error:
             say(f"{run.folder}: {error}")
             failed[run.folder] = str(error)
-    done = [run for run in todo if run.folder in complete(asked.out, book)]
+    done = [run for run in todo if run.folder in pages.complete(asked.out, book)]
     if done:
-        draw_panels(asked, [run for run in done if run.experiment == "table1"])
-        write(asked, book)
+        pages.draw_panels(
+            [run for run in done if run.experiment == "table1" and run.seed == 0],
+            asked.out,
+            asked.docs,
+            all_unseen=bool(asked.data),
+        )
+        pages.write(book, **shown_as)
         say(f"written: {asked.docs / 'results.md'}")
     if failed:
         told = some([f"{folder}: {why}" for folder, why in failed.items()], 2, "; ")
@@ -222,83 +226,15 @@ def test_sets(folder: str, scale: int) -> dict[str, TestSet]:
     return sets
 
 
-def complete(out: pathlib.Path, book: Book) -> list[str]:
-    """The folders of all runs that were ever planned and are complete."""
-    return [
-        folder
-        for folder, told in book.runs.items()
-        if (out / folder / "results.json").exists()
-        and (told["experiment"] != "table1" or (out / folder / records.TESTS).exists())
+def recipe_of(asked: Asked) -> str:
+    """How the networks of table 1 are trained, and where that is not as the paper did."""
+    *others, last = plan.CHANGES
+    ours = f"the paper's, but {', '.join(others)}, and {last}"
+    pictures = pathlib.PurePath(asked.data).name or "the built-in photographs"
+    told = [
+        "Recipe: " + ("the paper's" if asked.plain else ours),
+        f"pictures: {pictures} (the paper's: 350,000 of ImageNet)",
+        "updates as below (the paper's: 1,000,000, and 200,000 of SRGAN)",
+        "all but SRResNet-MSE start from SRResNet-MSE of the same seed",
     ]
-
-
-def write(asked: Asked, book: Book) -> None:
-    """results.md, of all that is complete, and beside it results/ with what it shows."""
-    trained = [
-        records.read(asked.out / folder, book.runs[folder]) for folder in complete(asked.out, book)
-    ]
-    folder = files.make_folder(asked.docs / "results", "--docs")
-    of = {name: [one for one in trained if one.experiment == name] for name in plan.EXPERIMENTS}
-    if of["table1"]:
-        curves.draw(folder / "curves.png", of["table1"])
-    if of["pictures"]:
-        curves.draw_pictures(folder / "pictures.png", of["pictures"])
-    shown = [folder / f"{name}.png" for name in ("curves", "pictures")]
-    shown += [folder / pathlib.Path(name).with_suffix(".jpg").name for name in SHOWN]
-    text = document.results(
-        trained,
-        title="Results of a miniature, to see that all of it works"
-        if asked.miniature
-        else "Results",
-        command=asked.command,
-        recipe=recipe_of(asked, of["table1"], book),
-        baseline=from_json(records.of_file(asked.out / BASELINE, {"rows": []})["rows"]),
-        published=not asked.miniature,
-        pictures={file.stem: f"results/{file.name}" for file in shown if file.exists()},
-    )
-    with files.replacing(asked.docs / "results.md") as aside:
-        aside.write_text(text)
-
-
-def recipe_of(asked: Asked, trained: list[Trained], book: Book) -> str:
-    """How the networks of table 1 were trained, and where that is not as the paper did."""
-    told = ["The paper's recipe" if asked.plain else f"Recipe: the paper's, but {_changes()}"]
-    parents = [one for one in trained if one.phase == "pretrain"]
-    if parents:
-        told.append(
-            f"pictures: {pathlib.PurePath(asked.data).name or 'built-in'} (the paper's: 350,000 of"
-            " ImageNet); updates: as below (the paper's: 1,000,000, and 200,000 of SRGAN)"
-        )
-    told.append("all but SRResNet-MSE start from SRResNet-MSE of the same seed")
-    scales = [f"{layer} by {scale:.3g}" for layer, scale in book.feature_scales.items()]
-    if scales:
-        told.append(
-            "VGG losses are means over channels, of features scaled so that the loss of SRResNet's"
-            f" SR is as large as its pixel loss ({', '.join(scales)})"
-        )
     return "; ".join(told) + "."
-
-
-def _changes() -> str:
-    *some_of, last = plan.CHANGES
-    return f"{', '.join(some_of)}, and {last}"
-
-
-def draw_panels(asked: Asked, done: list[Run]) -> None:
-    """Built-in photographs that no network was trained on, as those of seed 0 enlarge them."""
-    first = [run for run in done if run.seed == 0]
-    if not first:
-        return
-    scale = first[0].config.generator.scale
-    methods: dict[str, Method] = {"bicubic": baseline("bicubic", scale)}
-    methods |= {run.title: runs.method_of(run, asked.out) for run in first}
-    pairs = []
-    for split in ("validation", "train") if asked.data else ("validation",):
-        found = sources.load(source="builtin", path="", split=split)
-        named = zip(found.names, found.images, strict=True)
-        pairs += [make_pair(*item, Degradation(scale)) for item in named if item[0] in SHOWN]
-    folder = files.make_folder(asked.docs / "results", "--docs")
-    for one in evaluate(pairs, methods, Measures(scale, ("modern",), ("psnr", "ssim"))):
-        file = folder / pathlib.Path(one.pair.name).with_suffix(".jpg").name
-        with files.replacing(file) as aside:
-            Image.fromarray(panel.of_scored(one, {})).save(aside, quality=90)

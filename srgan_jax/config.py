@@ -312,6 +312,8 @@ def validate(config: ConfigDict) -> None:
     if config.data.min_detail:  # whose sums are int32
         require(config.data.crop <= 1024, "data.crop", "at most 1024 with data.min_detail")
         require(config.data.min_detail <= 255, "data.min_detail", "at most 255 levels")
+    if config.generator.icnr:
+        require(config.generator.upsample == "shuffle", "generator.upsample", "'shuffle' with icnr")
     if config.generator.base != "none":
         require(config.generator.output == "linear", "generator.output", "'linear' on a base")
     for name in PHASES:

@@ -164,6 +164,12 @@ def test_tanh_on_a_bicubic_base_is_refused():
     assert "config.generator.output='tanh': must be 'linear'" in message
 
 
+@pytest.mark.parametrize("upsample", ["nearest", "direct"])
+def test_icnr_without_stages_of_shuffles_is_refused(upsample):
+    message = refusal(edited(generator__icnr=True, generator__upsample=upsample))
+    assert f"config.generator.upsample='{upsample}': must be 'shuffle' with icnr" in message
+
+
 def test_every_vgg_layer_is_accepted():
     for layer in vgg.LAYERS:
         config.validate(edited(vgg__layers=(layer,)))

@@ -41,9 +41,9 @@ def test_names_are_the_files(shipped):
 
 
 def test_the_default_is_the_papers_network_once_it_is_there(shipped):
-    pathlib.Path("srgan-fast").mkdir()  # not what is meant where nothing is given
-    assert pretrained.default() == "srgan-fast"
-    assert pretrained.find(None) == shipped / "srgan-fast.safetensors"
+    pathlib.Path("srresnet-fast").mkdir()  # not what is meant where nothing is given
+    assert pretrained.default() == "srresnet-fast"
+    assert pretrained.find(None) == shipped / "srresnet-fast.safetensors"
     (shipped / "srgan.safetensors").touch()
     assert pretrained.default() == "srgan"
     assert pretrained.find(None) == shipped / "srgan.safetensors"
@@ -81,8 +81,8 @@ def test_what_is_neither_is_one_line_with_the_names(shipped, given):
 
 def test_upscaler(shipped, noise):
     picture = noise(8, 8)
-    expected = Upscaler(shipped / "srgan-fast.safetensors", devices=1)(picture)
-    for given in ([], ["srgan-fast"]):
+    expected = Upscaler(shipped / "srresnet-fast.safetensors", devices=1)(picture)
+    for given in ([], ["srresnet-fast"]):
         np.testing.assert_array_equal(Upscaler(*given, devices=1)(picture), expected)
     with pytest.raises(UserError, match=r"^weights=srgan: no such file, and none of srgan-fast"):
         Upscaler("srgan")
@@ -92,7 +92,7 @@ def test_the_command_that_enlarges_says_what_it_took(shipped, noise, monkeypatch
     monkeypatch.setattr(compiled, "keep", lambda: None)
     Image.fromarray(noise(8, 8)).save("a.png")
     command.run(["a.png"], command.Settings(devices="1"))
-    assert capsys.readouterr().out.startswith("with srgan-fast, which comes with the package\n")
+    assert capsys.readouterr().out.startswith("with srresnet-fast, which comes with the package\n")
     command.run(["a.png"], command.Settings(weights="srgan-fast", devices="1"))
     assert "which comes with" not in capsys.readouterr().out
     with pytest.raises(UserError, match=r"^--weights=srgan: no such file, and none of srgan-fast"):
@@ -145,6 +145,10 @@ def test_it_is_converted(shipped, capsys):
     assert os.listdir() == ["model.stablehlo"]
 
 
+def test_those_for_cpus_come_with_the_package():
+    assert {"srgan-fast", "srresnet-fast"} <= set(pretrained.names())
+
+
 class TestFiles:
     """Every one that is in the package."""
 
@@ -158,7 +162,6 @@ class TestFiles:
         assert training["network"] == path.stem.split("-")[0]
         assert training["step"] > 0
         assert training["config"]["generator"]["scale"] == 4
-        assert not training["changed"]
         for group in ("data", "eval", "vgg"):  # no folders of the machine that trained it
             assert "/" not in training["config"][group]["path"]
 

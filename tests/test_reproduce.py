@@ -369,7 +369,8 @@ def test_bad_flags_are_one_line(root, cache, tmp_path, flags, said):
     ("asked", "said"),
     [
         ({"data": "{missing}"}, r"missing is not a folder"),
-        ({"tests": "{empty}"}, r"--tests=.*empty: holds no SET/HR"),
+        ({"tests": "{empty}"}, r"--tests=.*empty: holds no folder such as Set5/HR"),
+        ({"tests": "{missing}"}, r"--tests=.*missing: no such folder"),
         ({"vgg": "{picture}"}, r"picture\.png"),
         ({"val": "{empty}"}, r"eval\.path=.*empty holds no pictures"),
     ],
@@ -420,12 +421,12 @@ def trained(title="SRResNet-MSE", seed=0, psnr=32.0, experiment="table1", name="
     )
 
 
-def results(*of: Trained, published: bool = True) -> str:
+def results(*of: Trained, published: bool = True, missing: int = 0) -> str:
     bicubic = {"mse": 100.0, "psnr": 28.0, "ssim": 0.8}
     rows = to_rows("Set5", {"baby.png": {"bicubic": {"paper": bicubic, "full": bicubic}}})
     return document.results(
         of, title="Results", command="python -m x", recipe="The paper's recipe.", baseline=rows,
-        published=published, pictures={},
+        published=published, missing=missing, pictures={},
     )  # fmt: skip
 
 
@@ -443,6 +444,11 @@ def test_ours_are_beside_the_published_ones():
         "\n2026-01-02, on 1 x H200, jax 0.11, flax 0.12, Python 3.12, source 0123456789ab.\n"
         in text
     )
+
+
+def test_what_is_missing_is_told():
+    assert "**Unfinished: 3 of 4 trainings are missing.**" in results(trained(), missing=3)
+    assert "Unfinished" not in results(trained())
 
 
 def test_a_miniature_does_not_compare():

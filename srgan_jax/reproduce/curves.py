@@ -26,6 +26,7 @@ def draw(path: pathlib.Path, trained: Sequence[Trained]) -> None:
     for axis, shown in zip(axes, (trained, adversarial), strict=False):
         axis.set_xlabel("share of the updates")
         axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="y", useOffset=False)
         labels = set()
         for one in shown:
             title = one.title
@@ -34,13 +35,15 @@ def draw(path: pathlib.Path, trained: Sequence[Trained]) -> None:
             if axis is axes[0]:
                 steps = [step / one.steps for step, _ in one.validations]
                 values = [scalars[PSNR] for _, scalars in one.validations]
-                axis.plot(steps, values, colours[title], label=label, linewidth=1)
+                axis.plot(steps, values, color=colours[title], label=label, linewidth=1, marker=".")
                 continue
             steps = [step / one.steps for step, _ in one.health]
             for key, style in (("d/real", "-"), ("d/fake", ":")):
                 values = [scalars[key] for _, scalars in one.health]
                 named = f"{title}, {key[2:]}" if label else None
-                axis.plot(steps, values, colours[title] + style, label=named, linewidth=1)
+                axis.plot(
+                    steps, values, style, color=colours[title], label=named, linewidth=1, marker="."
+                )
         axis.legend(fontsize=7)
     axes[0].set_ylabel("PSNR of the validation set, Y, dB")
     if adversarial:

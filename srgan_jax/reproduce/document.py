@@ -23,6 +23,7 @@ def results(
     recipe: str,
     baseline: Sequence[Row],
     published: bool,
+    missing: int,
     pictures: dict[str, str],
 ) -> str:
     """The whole document.
@@ -34,12 +35,17 @@ def results(
       recipe: how the networks of table 1 were trained, in words.
       baseline: rows of the method "bicubic" on the test sets.
       published: whether ours compare with what was published.
+      missing: how many trainings were planned that are not complete.
       pictures: files to show by what they are: "curves", "pictures", and panels by their names.
     """
     by_experiment: dict[str, list[Trained]] = {}
     for one in trained:
         by_experiment.setdefault(one.experiment, []).append(one)
     parts = [f"# {title}", f"`{command}`", _made_with(trained)]
+    if missing:
+        parts.append(
+            f"**Unfinished: {missing} of {len(trained) + missing} trainings are missing.**"
+        )
     if table := by_experiment.get("table1"):
         parts += _table_1(table, baseline, published)
         parts += [_trainings(table, recipe)]

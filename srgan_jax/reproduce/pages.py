@@ -66,6 +66,7 @@ def write(
         recipe=recipe,
         baseline=from_json(records.of_file(out / BASELINE, {"rows": []})["rows"]),
         published=not miniature,
+        missing=len(book.runs) - len(trained),
         pictures={file.stem: f"results/{file.name}" for file in shown if file.exists()},
     )
     with files.replacing(docs / "results.md") as aside:

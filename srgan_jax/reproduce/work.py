@@ -56,6 +56,9 @@ class Asked:
             "steps": self.steps,
             "recipe": "paper" if self.plain else "ours",
             "miniature": self.miniature,
+            "data": self.data,
+            "val": self.val,
+            "vgg": self.vgg,
         }
 
 
@@ -185,7 +188,7 @@ def all_runs(asked: Asked, base: ConfigDict, deepest: int, count: int) -> list[R
     found: list[Run] = []
     if "table1" in asked.experiments:
         if deepest < 2:
-            say("no VGG19 weights: of table 1 only what the pixel loss trains")
+            say("no --vgg: of table 1 only SRResNet-MSE and SRGAN-MSE are trained")
         found += plan.table_1(base, deepest, asked.seeds, plain=asked.plain)
     if "recipe" in asked.experiments:
         found += plan.recipe(base, asked.seeds)
@@ -211,7 +214,9 @@ def test_sets(folder: str, scale: int) -> dict[str, TestSet]:
         return find_sets(["builtin"], [], {}, scale)
     names = sorted(path.parent.name for path in pathlib.Path(folder).glob("*/HR"))
     if not names:
-        raise UserError(f"--tests={folder}: holds no SET/HR")
+        there = pathlib.Path(folder).is_dir()
+        what = "holds no folder such as Set5/HR" if there else "no such folder"
+        raise UserError(f"--tests={folder}: {what}")
     hr = [f"{name}={folder}/{name}/HR" for name in names]
     lr_image = [
         f"{name}={folder}/{name}/{LR_FOLDER}"

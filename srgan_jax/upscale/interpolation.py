@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from srgan_jax import files, weights
+from srgan_jax import files, pretrained, weights
 from srgan_jax.errors import UserError
 from srgan_jax.models.generator import Generator
 from srgan_jax.state import Variables
@@ -76,8 +76,9 @@ def srresnet_of(path: pathlib.Path, sharpness: float) -> pathlib.Path:
     asked = f"sharpness={sharpness}"
     if "srgan" not in path.name:
         raise UserError(
-            f"{asked}: {path} has no 'srgan' in its name: below 1 the weights are an SRGAN's, such"
-            " as srgan.safetensors with srresnet.safetensors beside it"
+            f"{asked}: {pretrained.label(path)} has no 'srgan' in its name: below 1 give the"
+            " weights of an SRGAN, such as srgan-fast, or a file srgan.safetensors with"
+            " srresnet.safetensors beside it"
         )
     other = path.with_name(path.name.replace("srgan", "srresnet"))
     if not other.exists():

@@ -157,10 +157,12 @@ def test_devices_and_threads_share_the_tiles(network, photograph):
 
 def test_a_size_is_compiled_once(network, photograph):
     upscaler = Upscaler(network, devices=1, tile=80)
-    upscaler(photograph)
+    pictures = photograph, np.tile(photograph, (2, 2, 1))  # smaller than a tile, and larger
+    for picture in pictures:
+        upscaler(picture)
     compiled = programs.features_of._cache_size(), programs.enlarge._cache_size()
-    upscaler(photograph)
-    upscaler(np.tile(photograph, (2, 2, 1)))
+    for picture in (*pictures, np.tile(photograph, (3, 2, 1))):
+        upscaler(picture)
     assert (programs.features_of._cache_size(), programs.enlarge._cache_size()) == compiled
 
 

@@ -17,7 +17,7 @@ FOLDER = "--config.data.source=folder"
 CASES = {
     "no config": ([], ["--config is missing"]),
     "no such file": (["--config=configs/none.py"], ["configs/none.py", "No such file"]),
-    "no such variant": ([SRGAN + ":vgg99"], ["'vgg99'", "vgg54, vgg22, mse"]),
+    "no such variant": ([SRGAN + ":vgg99"], ["'vgg99'", "vgg54, vgg34, vgg22, mse"]),
     "no such run": (["--config=configs/report.py:c"], ["'c'", "a, b"]),
     "unknown key": ([SRGAN, "--config.optim.learnin_rate=1"], ["learning_rate"]),
     "unknown group": ([SRGAN, "--config.gna.steps=1"], ["'gna'"]),

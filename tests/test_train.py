@@ -28,7 +28,7 @@ from tensorboardX.proto.event_pb2 import Event
 from srgan_jax import weights
 
 PRETRAIN, TOTAL = 50, 100
-TIMEOUT = 150  # seconds: a run that hangs is a failure
+TIMEOUT = 300  # seconds: a run that hangs is a failure, on a busy machine, too
 
 # Small in every direction; otherwise the paper's recipe.
 TINY = {

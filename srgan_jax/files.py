@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 from srgan_jax.errors import UserError, first_line
 
@@ -39,6 +41,20 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):  # renamed already, or there is no such folder
             aside.unlink()
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
+    """Write a JSON file aside and rename it. Raises: UserError where it cannot be written."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=indent) + "\n")
+
+
+def read_json(path: str | os.PathLike, advice: str) -> Any:
+    """A JSON file. Raises: UserError where it is damaged, with what to do then."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({first_line(error)}): {advice}") from error
 
 
 def make_folder(path: str | os.PathLike, flag: str) -> pathlib.Path:

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import fcntl
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -125,16 +124,11 @@ class Workdir:
 
     def read_json(self, name: str) -> Any:
         """A JSON file of this folder. Raises: UserError where it is damaged."""
-        try:
-            return json.loads((self.path / name).read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{self.path / name}: damaged ({first_line(error)}): give another --workdir"
-            ) from error
+        return files.read_json(self.path / name, "give another --workdir")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, see `write_text`."""
-        self.write_text(name, json.dumps(value, indent=1) + "\n")
+        files.write_json(self.path / name, value, indent=1)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file aside and rename it. Raises: UserError where it cannot be."""

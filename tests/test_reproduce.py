@@ -18,6 +18,7 @@ from PIL import Image
 from srgan_jax import config as config_lib
 from srgan_jax import pretrained, weights
 from srgan_jax.errors import StoppedError, UserError
+from srgan_jax.evaluate.arguments import chosen
 from srgan_jax.evaluate.methods import baseline
 from srgan_jax.evaluate.score import Measures, to_rows
 from srgan_jax.reproduce import document, plan, runs, work
@@ -390,8 +391,13 @@ def test_what_cannot_be_read_is_told_before_anything_is_trained(tmp_path, asked,
 
 def test_an_unknown_experiment_is_named():
     with pytest.raises(UserError, match=r"--experiments=tabel1: must be of table1, recipe"):
-        plan.chosen(["table1", "tabel1"])
-    assert plan.chosen(["pictures", "table1"]) == ["table1", "pictures"]
+        chosen("experiments", ["table1", "tabel1"], plan.EXPERIMENTS)
+
+
+def test_experiments_are_done_in_their_own_order():
+    asked = dataclasses.replace(ASKED, experiments=("pictures", "table1"))
+    order = dict.fromkeys(run.experiment for run in work.all_runs(asked, base(), 0, 272))
+    assert list(order) == ["table1", "pictures"]
 
 
 # What is written

@@ -63,8 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if AGAINST.value:
         told["packages"][AGAINST.value] = installed_version(AGAINST.value)
     if OUTPUT.value:
-        with files.replacing(OUTPUT.value) as aside:
-            aside.write_text(json.dumps(told) + "\n")
+        files.write_json(OUTPUT.value, told)
     if JSON.value:
         print(json.dumps(told))
 

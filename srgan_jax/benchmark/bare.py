@@ -68,6 +68,17 @@ def prepare(
     steps = steps_per_dispatch(config, parallel)
     recipe = form.phase.recipe
     parts, share = recipe.batches_per_step, parallel.share(batch)
+    state = first_state(config, form, parallel)
+    vgg_params = parallel.replicate(vgg_params if recipe.vgg else {})
+    crops = samples.batch((steps, parts * (share.stop - share.start)), config.data.crop)
+    data = parallel.place_batches(crops, parts)
+    before = time.perf_counter()
+    program = parallel.compile(form.step, recipe, None, steps, state, vgg_params, data)
+    return Bare(program, state, vgg_params, data, steps, time.perf_counter() - before)
+
+
+def first_state(config: ConfigDict, form: Forms, parallel: Parallel) -> TrainState:
+    """What a phase starts from, on the devices, random."""
 
     def make() -> TrainState:
         first = train.initial_state(config, form.phase)
@@ -75,13 +86,7 @@ def prepare(
             config, form.phase, first
         )  # fmt: skip
 
-    state = parallel.place_state(jax.device_get(jax.jit(make)()))
-    vgg_params = parallel.replicate(vgg_params if recipe.vgg else {})
-    crops = samples.batch((steps, parts * (share.stop - share.start)), config.data.crop)
-    data = parallel.place_batches(crops, parts)
-    before = time.perf_counter()
-    program = parallel.compile(form.step, recipe, None, steps, state, vgg_params, data)
-    return Bare(program, state, vgg_params, data, steps, time.perf_counter() - before)
+    return parallel.place_state(jax.device_get(jax.jit(make)()))
 
 
 def measure(

@@ -73,11 +73,11 @@ def benchmark(config: ConfigDict, *, rounds: int, seconds: float) -> list[dict[s
 def measured(
     measures: dict[str, Measure],
     state: TrainState,
-    images: int,
+    count_a_dispatch: int,
     seconds: float,
     rounds: int,
 ) -> dict[str, list[float]]:
-    """Images/s of each, `images` a dispatch, in turns of about so many seconds."""
+    """Images/s or steps/s of each, so many a dispatch, in turns of about so many seconds."""
     for measure in measures.values():
         state = measure(state, AHEAD)  # compiles
     first, *_ = measures.values()  # tells how many fit in
@@ -89,7 +89,7 @@ def measured(
         for name, measure in measures.items():
             before = time.perf_counter()
             state = measure(state, count)
-            rates[name].append(count * images / (time.perf_counter() - before))
+            rates[name].append(count * count_a_dispatch / (time.perf_counter() - before))
     return rates
 
 

@@ -6,7 +6,6 @@ of b images on each of n devices. docs/scaling.md explains every term, and what 
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -107,8 +106,7 @@ def main(argv: Sequence[str]) -> None:
         say("")
     if OUTPUT.value:
         told = {"machine": dataclasses.asdict(machine), "peak_share": SHARE.value, "rows": rows}
-        with files.replacing(OUTPUT.value) as aside:
-            aside.write_text(json.dumps(told) + "\n")
+        files.write_json(OUTPUT.value, told)
 
 
 HEADER = (

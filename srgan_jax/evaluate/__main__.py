@@ -5,7 +5,6 @@ python -m srgan_jax.evaluate --weights=runs/first --data=Set5=DIR --out=runs/mea
 
 import collections
 import dataclasses
-import json
 import math
 import pathlib
 import shlex
@@ -285,8 +284,7 @@ class Report:
             "versions": made.pop("packages"),
             **made,
         }
-        with files.replacing(self.out / "results.json") as aside:
-            aside.write_text(json.dumps(content, indent=1) + "\n")
+        files.write_json(self.out / "results.json", content, indent=1)
         command = shlex.join(["python", "-m", "srgan_jax.evaluate", *made["command"][1:]])
         used = {row["convention"] for row in content["rows"]}
         described = [f"- `{c}`: {CONVENTIONS[c].description}" for c in CONVENTIONS if c in used]

@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("matplotlib draws the curves: pip install -e .[reproduce]")
     from srgan_jax import compiled, processes  # late: a mistyped flag is told at once
     from srgan_jax.convert import vgg19
+    from srgan_jax.evaluate.arguments import chosen
     from srgan_jax.reproduce import plan, work
 
     if STEPS.present and MINUTES.present:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
         seeds=SEEDS.value,
         plain=RECIPE.value == "paper",
         miniature=MINIATURE.value,
-        experiments=tuple(plan.chosen(EXPERIMENTS.value)),
+        experiments=chosen("experiments", EXPERIMENTS.value, plan.EXPERIMENTS),
         out=out,
         docs=files.make_folder(_absolute(DOCS.value), "--docs") if DOCS.value else out,
         ship=files.make_folder(_absolute(SHIP.value), "--ship") if SHIP.value else None,

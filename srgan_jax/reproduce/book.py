@@ -1,7 +1,6 @@
 """plan.json: what was asked for, planned, and measured for the plan; kept after every change."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -9,6 +8,8 @@ from srgan_jax import files
 from srgan_jax.errors import UserError
 from srgan_jax.monitor import say
 from srgan_jax.workdir import device_names
+
+ADVICE = "give another --out"
 
 
 @dataclasses.dataclass
@@ -40,9 +41,9 @@ class Book:
         if not path.exists():
             return cls(path, asked, device_names())
         try:
-            book = cls(path, **json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: damaged: give another --out") from error
+            book = cls(path, **files.read_json(path, ADVICE))
+        except TypeError as error:
+            raise UserError(f"{path}: of another version: {ADVICE}") from error
         for flag, value in asked.items():
             before = book.asked.get(flag)
             if before != value:
@@ -58,5 +59,4 @@ class Book:
         """Write it."""
         told = dataclasses.asdict(self)
         del told["path"]
-        with files.replacing(self.path) as aside:
-            aside.write_text(json.dumps(told, indent=1) + "\n")
+        files.write_json(self.path, told, indent=1)

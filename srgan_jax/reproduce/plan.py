@@ -3,14 +3,12 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from srgan_jax import config as config_lib
 from srgan_jax import variants
-from srgan_jax.errors import UserError
 
 # What we do otherwise than the paper; the experiment "recipe" measures each against its recipe.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -170,14 +168,3 @@ def whole_steps(steps: float) -> int:
 
 def _unit(steps: float) -> int:
     return 100 if steps >= 100 * INTERVALS else 10
-
-
-def chosen(given: Iterable[str]) -> list[str]:
-    """The experiments that a flag names. Raises: UserError."""
-    found = list(given)
-    for name in found:
-        if name not in EXPERIMENTS:
-            raise UserError(f"--experiments={name}: must be of {', '.join(EXPERIMENTS)}")
-    if not found:
-        raise UserError(f"--experiments is empty: give some of {', '.join(EXPERIMENTS)}")
-    return [name for name in EXPERIMENTS if name in found]

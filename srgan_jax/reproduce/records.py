@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from srgan_jax import files
 from srgan_jax.evaluate.score import Row, from_json
+from srgan_jax.reproduce.book import ADVICE
 
 TESTS, WALL = "tests.json", "wall_seconds.json"
 
@@ -59,7 +61,7 @@ def read(folder: pathlib.Path, told: dict[str, Any]) -> Trained:
     ]
     before = [0, *(step for step, _ in rates)]
     seconds = sum((step - last) / rate for (step, rate), last in zip(rates, before, strict=False))
-    config = json.loads((folder / "config.json").read_text())
+    config = files.read_json(folder / "config.json", ADVICE)
     tests = of_file(folder / TESTS, {"rows": [], "sizes": {}})
     return Trained(
         **told,
@@ -76,8 +78,8 @@ def read(folder: pathlib.Path, told: dict[str, Any]) -> Trained:
 
 
 def of_file(file: pathlib.Path, absent: Any) -> Any:
-    """A JSON file, or `absent`."""
-    return json.loads(file.read_text()) if file.exists() else absent
+    """A JSON file, or `absent` where there is none. Raises: UserError where it is damaged."""
+    return files.read_json(file, ADVICE) if file.exists() else absent
 
 
 def _lines(file: pathlib.Path) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srgan_jax import changes, files, images, losses, ranges, recipes, train, weights
-from srgan_jax.benchmark import counts
+from srgan_jax.benchmark import bare, counts, data
 from srgan_jax.data.packed import Packed
 from srgan_jax.engine import Engine, steps_per_dispatch
 from srgan_jax.errors import UserError, some
@@ -33,7 +33,7 @@ from srgan_jax.state import Params
 from srgan_jax.supply import Supply
 from srgan_jax.workdir import Workdir
 
-SECONDS = 3.0  # that steps are timed for, at least
+SECONDS, ROUNDS = 1.0, 3  # of timing steps
 
 # What the scale of features is measured on: so many crops of the validation set, in pixels.
 SCALED_ON, SCALED_CROP = 24, 192
@@ -83,21 +83,15 @@ def step_seconds(run: Run, pictures: Pictures) -> float:
     parallel = Parallel(config.parallel)
     supply = Supply.from_config(config, parallel, *pictures)
     engine = Engine(parallel, supply, steps_per_dispatch(config, parallel))
-    phase = dataclasses.replace(form.phase, start=0, stop=2**31 - 1, vgg_params=vgg_params)
-    state = train.initial_state(config, form.phase)
-    if run.phase == "gan":
-        state = train.enter_gan(config, form.phase, state)
-    first: tuple[int, float] | None = None
-    dispatches = engine.dispatches(phase, parallel.place_state(state), lambda *_: None)
-    with dispatches as ahead:
-        for done, _, metrics in ahead:
-            jax.block_until_ready(metrics)
-            now = time.perf_counter()
-            if first is None:
-                first = done, now  # compiled
-            elif now - first[1] > SECONDS:
-                return (now - first[1]) / (done - first[0])
-    raise AssertionError("a phase without an end has ended")
+    phase = dataclasses.replace(form.phase, start=0, vgg_params=vgg_params)
+    (rates,) = data.measured(
+        {run.title: data.looped(config, engine, phase)},
+        bare.first_state(config, form, parallel),
+        engine.steps_per_dispatch,
+        SECONDS,
+        ROUNDS,
+    ).values()
+    return 1 / statistics.median(rates)
 
 
 def trained_by(run: Run, out: pathlib.Path, book: Book, pairs: list[Pair]) -> ConfigDict:
@@ -166,7 +160,7 @@ def is_trained(run: Run, out: pathlib.Path, book: Book) -> bool:
     if not (exported_by(run, out).exists() and (folder / "results.json").exists()):
         return False
     expected = plan.with_length(run, book.runs[run.folder]["steps"])
-    held = json.loads((folder / "config.json").read_text())
+    held = Workdir(folder).read_json("config.json")
     expected.init_from = held["init_from"]
     expected.vgg.feature_scale = held["vgg"]["feature_scale"]
     found = changes.classify(held, expected)
@@ -193,8 +187,7 @@ def _clocked(file: pathlib.Path) -> Iterator[None]:
     finally:
         taken = [*records.of_file(file, []), time.perf_counter() - before]
         if file.parent.exists():
-            with files.replacing(file) as aside:
-                aside.write_text(json.dumps(taken) + "\n")
+            files.write_json(file, taken)
 
 
 def measure(
@@ -224,8 +217,7 @@ def measure(
             sizes[f"{label}/{one.pair.name}"] = images.size_text(*one.pair.hr.shape[:2])
         rows += to_rows(label, values)
         say(f"{label}, {title}\n{report.table([row for row in rows if row['data'] == label])}")
-    with files.replacing(file) as aside:
-        aside.write_text(json.dumps({"of": of, "rows": to_json(rows), "sizes": sizes}) + "\n")
+    files.write_json(file, {"of": of, "rows": to_json(rows), "sizes": sizes})
     return True
 
 

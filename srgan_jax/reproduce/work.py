@@ -85,7 +85,8 @@ def reproduce(asked: Asked) -> None:
     book = Book.open(asked.out / "plan.json", asked.fixed())
     runs.plan_lengths(book, todo, pictures)
     measured = functools.partial(runs.measure, sets=sets, measures=measures)
-    measured("bicubic", lambda: baseline("bicubic", scale), asked.out / pages.BASELINE)
+    if "table1" in asked.experiments:
+        measured("bicubic", lambda: baseline("bicubic", scale), asked.out / pages.BASELINE)
     shown_as: dict[str, Any] = {
         "out": asked.out,
         "docs": asked.docs,
